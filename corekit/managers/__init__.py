@@ -1,0 +1,1 @@
+"""The policies: everything that holds on every backend alike."""
