@@ -1,0 +1,169 @@
+"""The wire protocol between clients and the broker, version 1.
+
+One ZeroMQ message is one frame: a msgpack array `[number, received, commands]`. A frame carries all
+commands that were ready in one turn of the sender's loop.
+
+Numbers make a session out of connections. Each side counts its frames from 1; `received` is the
+number of the last frame it got from the other side. A frame with number 0 is outside the count: it
+carries HELLO or what answers it, or nothing (a heartbeat). Each side keeps what it sent until the
+other has received it. After a lost connection the client says HELLO with its session and
+`received`; the broker answers WELCOME with its own, and both send again what the other lacks. So
+within one life of the broker every command arrives exactly once and in order, however often the
+connection breaks; or the session is refused as a whole (WELCOME with `resumed` false), and the
+client builds its state anew: subscriptions, consumers, claims, unanswered requests.
+
+A command is an array whose first element says what it is. Requests carry a number chosen by the
+client, `rid`, which OK or FAIL repeats. HELLO keeps its form in every version of the protocol.
+
+Client to broker::
+
+    HELLO          magic, version, session, secret, received, info
+    BYE
+    SUBSCRIBE      rid, channel, epoch or nil, seq          -> OK seq
+    UNSUBSCRIBE    channel
+    PUBLISH        channel, [payload, ...]
+    QUEUE_PUBLISH  rid, channel, id, payload, delay, dedup_id or nil   -> OK id
+    CONSUME        consumer, channel
+    CANCEL         consumer
+    CREDIT         consumer, credit
+    REVOKE         consumer
+    ACK            consumer, [token, ...]
+    RELEASE        consumer, token, started
+    RETRY          consumer, token, delay, error
+    BURY           consumer, token, error
+    CLAIM          rid, consumer, [token, ...]              -> OK [new token or nil, ...]
+    QUEUE_STATS    rid, channel                             -> OK [ready, delayed, in_flight, dead]
+    DEAD_LETTERS   rid, channel, limit         -> OK [[id, payload, error, attempts, died_at], ...]
+    REQUEUE        rid, channel, id                         -> OK nil
+    PURGE          rid, channel                             -> OK count
+    CACHE_GET      rid, space, [key, ...]                   -> OK [[value, version] or nil, ...]
+    CACHE_SET      rid, space, evict, {key: value}, lifetime or nil   -> OK nil
+    CACHE_SWAP     rid, space, evict, key, value, version or nil, lifetime or nil -> OK bool
+    CACHE_DELETE   rid, space, [key, ...]                   -> OK [value or nil, ...]
+    CACHE_KEYS     rid, space                               -> OK [key, ...]
+    CACHE_CLEAR    rid, space                               -> OK nil
+    CACHE_FLUSH    rid, prefix of spaces                    -> OK nil
+    LOCK_ACQUIRE   rid, name, ttl, wait or nil              -> OK [token, ttl, owner] or nil
+    LOCK_ABANDON   rid of a LOCK_ACQUIRE that is to wait no longer; what it got is released
+    LOCK_EXTEND    rid, name, owner, ttl                    -> OK granted ttl or nil (lost)
+    LOCK_RELEASE   rid, name, owner                         -> OK nil
+    STATUS         rid                                      -> OK map
+
+Broker to client::
+
+    WELCOME        version, session, secret, epoch, resumed, received, info
+    UNKNOWN        this connection has no session: say HELLO (again)
+    REFUSED        code, text: HELLO was refused; the connection is of no use
+    OK             rid, value
+    FAIL           rid, code, text
+    MESSAGES       channel, seq of the first, [payload, ...]
+    GAP            channel, seq of the next message
+    DELIVERIES     consumer, [[token, id, payload, attempt, deaths, published_at], ...]
+    EXPIRED        consumer, [token, ...]
+
+`epoch` is a life of the broker; sequence numbers of channels and tokens of deliveries belong to it,
+except that tokens can be claimed in the next one. Durations are seconds, times Unix seconds, codes
+those of `corekit.errors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import msgpack
+
+from corekit.errors import SerializationError
+
+MAGIC = "corekit"
+VERSION = 1
+
+#: What a frame may be larger than the largest payload in it: commands around it, other payloads.
+FRAME_ALLOWANCE = 1024 * 1024
+
+
+class Op(IntEnum):
+    """What a client asks of the broker."""
+
+    HELLO = 0
+    BYE = 1
+    SUBSCRIBE = 10
+    UNSUBSCRIBE = 11
+    PUBLISH = 12
+    QUEUE_PUBLISH = 20
+    CONSUME = 21
+    CANCEL = 22
+    CREDIT = 23
+    REVOKE = 24
+    ACK = 25
+    RELEASE = 26
+    RETRY = 27
+    BURY = 28
+    CLAIM = 29
+    QUEUE_STATS = 30
+    DEAD_LETTERS = 31
+    REQUEUE = 32
+    PURGE = 33
+    CACHE_GET = 40
+    CACHE_SET = 41
+    CACHE_SWAP = 42
+    CACHE_DELETE = 43
+    CACHE_KEYS = 44
+    CACHE_CLEAR = 45
+    CACHE_FLUSH = 46
+    LOCK_ACQUIRE = 50
+    LOCK_ABANDON = 51
+    LOCK_EXTEND = 52
+    LOCK_RELEASE = 53
+    STATUS = 60
+
+
+class Reply(IntEnum):
+    """What the broker tells a client."""
+
+    WELCOME = 0
+    UNKNOWN = 1
+    REFUSED = 2
+    OK = 3
+    FAIL = 4
+    MESSAGES = 10
+    GAP = 11
+    DELIVERIES = 20
+    EXPIRED = 21
+
+
+def encode(number: int, received: int, commands: Sequence[Sequence[Any]]) -> bytes:
+    """Return the frame *number* with *commands*; *received* is the last frame that came in."""
+    frame: bytes = msgpack.packb((number, received, commands))
+    return frame
+
+
+def decode(frame: bytes) -> tuple[int, int, list[list[Any]]]:
+    """Return number, received and commands of a frame.
+
+    Checks the form of the frame, not of the commands. Its cost is bounded by the frame's size.
+    Raises SerializationError for anything that is not a frame.
+    """
+    try:
+        number, received, commands = msgpack.unpackb(
+            frame,
+            use_list=True,
+            # Limits against the frame's own length: no header can claim more than was sent.
+            max_array_len=len(frame),
+            max_map_len=len(frame),
+            max_ext_len=0,
+            strict_map_key=True,
+        )
+    except Exception as error:  # noqa: BLE001 - the decoder raises a zoo of errors
+        raise SerializationError(f"not a frame: {type(error).__name__}") from error
+    if (
+        type(number) is not int
+        or type(received) is not int
+        or number < 0
+        or received < 0
+        or type(commands) is not list
+        or not all(type(command) is list and command for command in commands)
+    ):
+        raise SerializationError("not a frame of corekit's protocol")
+    return number, received, commands
