@@ -1,0 +1,1 @@
+"""corekit: what the instances of one application share."""
