@@ -12,8 +12,20 @@ within one life of the broker every command arrives exactly once and in order, h
 connection breaks; or the session is refused as a whole (WELCOME with `resumed` false), and the
 client builds its state anew: subscriptions, consumers, claims, unanswered requests.
 
+Whoever has got `ACKNOWLEDGE_FRAMES` frames or `ACKNOWLEDGE_BYTES` bytes since it last sent a frame
+sends an empty one, so that the other side can forget what arrived. Each side sends at least one
+frame each `heartbeat` seconds, an empty one with number 0 if there is nothing to say. A session of
+which the broker hears nothing for `timeout` seconds ends; both times stand in WELCOME's info.
+
 A command is an array whose first element says what it is. Requests carry a number chosen by the
-client, `rid`, which OK or FAIL repeats. HELLO keeps its form in every version of the protocol.
+client, `rid`, not used by another unanswered request, which OK or FAIL repeats. `consumer` is a
+number chosen by the client, too. HELLO keeps its form in every version of the protocol. Session,
+secret, token, owner, payload and value are bytes, epoch and version of an entry whole numbers,
+names and ids text. In the first HELLO of a client session and secret are empty. When its session
+was refused, a client puts its consumers and claims into its first frame: the broker, after its
+start, holds back deliveries for a moment until the sessions of its former life have sent it.
+
+A malformed command costs its sender FAIL if it is a request, and the session (REFUSED) if not.
 
 Client to broker::
 
@@ -61,6 +73,17 @@ Broker to client::
     DELIVERIES     consumer, [[token, id, payload, attempt, deaths, published_at], ...]
     EXPIRED        consumer, [token, ...]
 
+SUBSCRIBE's `seq` is that of the next message which the subscriber lacks, OK's that of the next
+message which it will get. If the epoch is this one and the history reaches back to `seq`, what it
+lacks follows; otherwise GAP does, unless epoch was nil. LOCK_ABANDON is not answered, and neither
+is the request that it names; LOCK_ACQUIRE is answered nil when its wait is over. CANCEL and BYE
+give back what the consumer holds, uncounted. What is held when a session ends otherwise counts a
+death each, and locks of the session are freed.
+
+HELLO's info may hold `name` and `version` (texts, shown by STATUS); WELCOME's holds `version` (of
+the software), `durability` ("full" or "relaxed"), `heartbeat`, `timeout` (seconds) and
+`max_message` (bytes).
+
 `epoch` is a life of the broker; sequence numbers of channels and tokens of deliveries belong to it,
 except that tokens can be claimed in the next one. Durations are seconds, times Unix seconds, codes
 those of `corekit.errors`.
@@ -78,6 +101,10 @@ from corekit.errors import SerializationError
 
 MAGIC = "corekit"
 VERSION = 1
+
+#: So many frames or bytes come in before an empty frame must acknowledge them.
+ACKNOWLEDGE_FRAMES = 64
+ACKNOWLEDGE_BYTES = 256 * 1024
 
 #: What a frame may be larger than the largest payload in it: commands around it, other payloads.
 FRAME_ALLOWANCE = 1024 * 1024
