@@ -52,14 +52,33 @@ class TaskOwner:
         if error is not None:
             logger.error("task %r ended with an error", task.get_name(), exc_info=error)
 
+    def cancel(self) -> None:
+        """Cancel every task; the calling task itself is left out."""
+        for task in self._others():
+            task.cancel()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all tasks but the calling one have ended, at most *timeout* seconds.
+
+        Returns whether they have. Cancels nothing, also if this call is cancelled.
+        """
+        deadline = None if timeout is None else asyncio.get_running_loop().time() + timeout
+        while tasks := self._others():
+            left = None if deadline is None else deadline - asyncio.get_running_loop().time()
+            if left is not None and left <= 0:
+                return False
+            await asyncio.wait(tasks, timeout=left)
+        return True
+
     async def close(self) -> None:
         """Cancel every task and wait until all have ended; the calling task itself is left out.
 
         Tasks that are started meanwhile are cancelled too. If this call is cancelled, the tasks
         have been cancelled all the same, and end by themselves.
         """
-        me = asyncio.current_task()
-        while tasks := {task for task in self._tasks if task is not me}:
-            for task in tasks:
-                task.cancel()
+        while tasks := self._others():
+            self.cancel()
             await asyncio.wait(tasks)
+
+    def _others(self) -> set[asyncio.Task[Any]]:
+        return self._tasks - {asyncio.current_task()}
