@@ -1,30 +1,66 @@
-"""msgpack (to be completed)."""
+"""Values to bytes and back: msgpack, for exact types, within limits, nothing executable.
+
+What can be written is None, bool, int of any size, float, str, bytes, list, tuple, dict, set,
+frozenset, datetime, date, time, timedelta, Decimal, UUID, and what hooks add. It comes back equal
+and of the same type, except that an Enum comes back as its value, bytearray and memoryview as
+bytes, and a time zone as the offset that it had. Instances of subclasses (a namedtuple, an
+OrderedDict) are refused: what makes them special would be lost unseen.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from contextlib import suppress
+from enum import Enum
+from functools import partial
+from gc import get_referents
+from typing import Any, NoReturn
 
 import msgpack
 
-from .errors import SerializationError
+from .arguments import shown, whole
+from .errors import ConfigurationError, MessageTooLarge, SerializationError
+from .extensions import READERS, WRITERS, Extension, read_map
 
+__all__ = ["ENVELOPE_VERSION", "Extension", "Serializer"]
+
+#: What `seal` writes, and all that `unseal` reads.
 ENVELOPE_VERSION = 1
 
+_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
+_TEXTS = frozenset({str, bytes, bytearray})
 
-@dataclass(frozen=True, slots=True)
-class Extension:
-    """How values of one more type are written."""
+#: All bytes but those that open an array or a map.
+_NOT_OPENING = bytes({*range(256)} - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})
 
-    type: type
-    code: int
-    encode: Callable[[Any], bytes]
-    decode: Callable[[bytes], Any]
+#: A packer keeps a buffer as large as its largest value; beyond this one it is not used again.
+_LARGE = 1024 * 1024
+
+#: Stand before the elements of what has no order, in canonical bytes; nothing reads them.
+_UNORDERED = {
+    dict: msgpack.ExtType(0, b"dict"),
+    set: msgpack.ExtType(0, b"set"),
+    frozenset: msgpack.ExtType(0, b"frozenset"),
+}
+
+_SHOWN_KEYS = frozenset({str, int, bool, float, type(None)})
+_LONGEST_PATH = 220
+_HINT = "register a serializer with the hook corekit_register_adapters (registry.add_serializer)"
+
+#: What foreign data begins with, for the text of an error.
+_FOREIGN = {b"\x80\x04": "pickle", b"\x80\x05": "pickle", b"\x1f\x8b": "gzip", b"{": "JSON"}
 
 
 class Serializer:
-    """Values to bytes and back."""
+    """Writes values as bytes, and reads them.
+
+    Values of more than *max_size* bytes, or with containers nested deeper than *max_depth*, are
+    refused in both directions. Read values may take up to about 64 times their size in memory
+    (empty dicts do). All methods may be called from any thread, and from an extension's functions.
+
+    Raises ConfigurationError if two *extensions* claim one type or code, or one claims a type that
+    is written anyway.
+    """
 
     def __init__(
         self,
@@ -33,25 +69,302 @@ class Serializer:
         max_size: int = 64 * 1024 * 1024,
         max_depth: int = 100,
     ) -> None:
-        self.max_size = max_size
+        self.max_size = whole("max_size", max_size, least=1)
+        # A tuple takes two levels of msgpack, whose C code ends at 512 in older releases.
+        self.max_depth = whole("max_depth", max_depth, least=1, most=250)
+        self._writers = dict(WRITERS)
+        self._readers = dict(READERS)
+        for extension in extensions:
+            self._add(extension)
+        self._idle: list[msgpack.Packer] = []
+        self._unpackb = partial(
+            msgpack.unpackb,
+            strict_map_key=False,
+            timestamp=3,  # a timestamp written by other software becomes a datetime in UTC
+            object_pairs_hook=read_map,
+            ext_hook=self._read_extension,
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Serializer max_size={self.max_size} max_depth={self.max_depth} "
+            f"extensions={len(self._readers) - len(READERS)}>"
+        )
 
     def encode(self, value: Any, *, what: str = "value") -> bytes:
-        return msgpack.packb(value)
+        """Return *value* as bytes; *what* is its name in errors.
+
+        Raises SerializationError with the path to what cannot be written, or MessageTooLarge. A
+        coroutine that is found in *value* was forgotten to be awaited, and is closed.
+        """
+        if type(value) in _TEXTS and len(value) > self.max_size:
+            raise self._too_large(what, len(value))
+        try:
+            data = self._pack(value)
+        except Exception as error:  # noqa: BLE001 - extensions may raise anything
+            self._refuse(value, what, error)
+        if len(data) > self.max_depth:
+            self._check_limits(data, value, what)
+        return data
 
     def decode(self, data: bytes) -> Any:
-        return msgpack.unpackb(data, strict_map_key=False)
+        """Return the value that *data* stands for.
+
+        Whatever *data* holds, it is a value or a SerializationError (MessageTooLarge beyond the
+        limits).
+        """
+        value = self._unpack(data)
+        if len(data) > self.max_depth:
+            self._check_depth(data, value, "the data")
+        return value
 
     def canonical(self, value: Any) -> bytes:
-        """Bytes that are equal exactly for values that are equal in value and type."""
-        return self.encode(value)
+        """Return bytes that are equal exactly for values that are equal in value and type.
+
+        The order of dicts and sets does not matter. What can be told apart differs: `1`, `1.0`
+        and True, `0.0` and `-0.0`, `Decimal("1.0")` and `Decimal("1.00")`, one moment in two
+        zones. The bytes are for comparing; they cannot be decoded. Raises as `encode` does.
+        """
+        data = self.encode(value)
+        return data if type(value) not in _CONTAINERS else self._pack(self._ordered(value))
 
     def seal(self, head: Sequence[Any], body: Any, *, what: str = "message") -> bytes:
-        """One array: the envelope version, the fields of *head*, then *body*."""
-        return msgpack.packb([ENVELOPE_VERSION, *head, body])
+        """Return one array: the envelope's version, the fields of *head*, then *body*.
+
+        Raises as `encode` does; *what* is the name of *body* in errors.
+        """
+        if type(body) in _TEXTS and len(body) > self.max_size:
+            raise self._too_large(what, len(body))
+        try:
+            data = self._pack([ENVELOPE_VERSION, *head, body])
+        except Exception as error:  # noqa: BLE001 - extensions may raise anything
+            self._refuse(body, what, error)
+        if len(data) > self.max_depth:
+            self._check_limits(data, body, what)
+        return data
 
     def unseal(self, data: bytes, fields: int) -> list[Any]:
-        """Return *head* (of *fields* elements) and body of what `seal` made."""
-        parts = msgpack.unpackb(data, strict_map_key=False)
+        """Return head (of *fields* elements) and body of what `seal` made, as one list.
+
+        Further elements, which a later release may add, are left out. Raises SerializationError
+        for another envelope version, too few elements, or anything else that `seal` never makes.
+        """
+        try:
+            parts = self._unpack(data)
+        except SerializationError:
+            version = _first_element(data)
+            if type(version) is int and version != ENVELOPE_VERSION:
+                raise _other_version(version) from None
+            raise
+        if type(parts) is not list or not parts or type(parts[0]) is not int:
+            raise SerializationError("the data is not an envelope")
         if parts[0] != ENVELOPE_VERSION:
-            raise SerializationError("version")
+            raise _other_version(parts[0])
+        if len(parts) < fields + 2:
+            raise SerializationError(
+                f"the envelope has {len(parts)} elements; at least {fields + 2} are needed"
+            )
+        if len(data) > self.max_depth:
+            self._check_depth(data, parts[fields + 1], "the body")
         return parts[1 : fields + 2]
+
+    def _add(self, extension: Extension) -> None:
+        name = extension.type.__qualname__
+        if extension.type in WRITERS:
+            raise ConfigurationError(f"{name} needs no serializer: corekit has one")
+        if extension.type in self._writers:
+            raise ConfigurationError(f"two serializers claim the type {name}")
+        if extension.code in self._readers:
+            raise ConfigurationError(f"two serializers claim the code {extension.code}")
+        self._writers[extension.type] = extension.write
+        self._readers[extension.code] = extension.read
+
+    def _pack(self, value: Any) -> bytes:
+        # A packer at work cannot begin another value, which an extension, or a thread that comes
+        # in between, may ask for: each call takes one for itself. One that failed is not reused.
+        try:
+            packer = self._idle.pop()
+        except IndexError:
+            packer = msgpack.Packer(default=self._default, strict_types=True)
+        data: bytes = packer.pack(value)
+        if len(data) <= _LARGE:
+            self._idle.append(packer)
+        return data
+
+    def _default(self, value: Any) -> Any:
+        # Called by msgpack with what it does not know; it writes what is returned instead.
+        kind = type(value)
+        writer = self._writers.get(kind)
+        if writer is not None:
+            return writer(value)
+        if issubclass(kind, Enum):
+            return self._default(value.value)
+        raise TypeError(f"{kind.__qualname__} is not serialisable")
+
+    def _unpack(self, data: bytes) -> Any:
+        if len(data) > self.max_size:
+            raise self._too_large("the data", len(data))
+        try:
+            return self._unpackb(data)
+        except SerializationError:
+            raise
+        except msgpack.StackError as error:
+            raise self._too_deep("the data", "more than 500") from error
+        except Exception as error:
+            raise SerializationError(f"the data cannot be read: {_fault(data, error)}") from error
+
+    def _read_extension(self, code: int, data: bytes) -> Any:
+        reader = self._readers.get(code)
+        if reader is None:
+            raise SerializationError(f"no serializer is registered for the code {code}")
+        return reader(data)
+
+    def _ordered(self, value: Any) -> Any:
+        """Return what stands for *value* in its canonical bytes."""
+        kind: type = type(value)
+        if kind in {list, tuple}:
+            return kind(map(self._ordered, value))
+        if kind is dict:
+            entries = ([self._comparable(key), self._comparable(value[key])] for key in value)
+            return [_UNORDERED[kind], *sorted(entries)]
+        if kind in _UNORDERED:
+            return [_UNORDERED[kind], *sorted(map(self._comparable, value))]
+        if issubclass(kind, Enum) and kind not in self._writers:
+            return self._ordered(value.value)
+        return value
+
+    def _comparable(self, value: Any) -> bytes:
+        return self._pack(self._ordered(value))
+
+    def _check_limits(self, data: bytes, value: Any, what: str) -> None:
+        if len(data) > self.max_size:
+            raise self._too_large(what, len(data))
+        self._check_depth(data, value, what)
+
+    def _check_depth(self, data: bytes, value: Any, what: str) -> None:
+        if type(value) not in _CONTAINERS:
+            return
+        # A value so deep has at least as many bytes that open a container. To count those is far
+        # quicker than to visit each element, and mostly settles it.
+        if len(bytes(data).translate(None, _NOT_OPENING)) > self.max_depth:
+            depth = _depth(value)
+            if depth > self.max_depth:
+                raise self._too_deep(what, str(depth))
+
+    def _too_large(self, what: str, size: int) -> MessageTooLarge:
+        return MessageTooLarge(f"{what} is {size:,} bytes; at most {self.max_size:,} are allowed")
+
+    def _too_deep(self, what: str, depth: str) -> MessageTooLarge:
+        return MessageTooLarge(
+            f"{what} is nested {depth} deep; at most {self.max_depth} is allowed"
+        )
+
+    def _refuse(self, value: Any, what: str, error: Exception) -> NoReturn:
+        """Raise the error for *value*, which could not be written, with the path to the reason."""
+        found: SerializationError | None
+        try:
+            found = self._find(value, what, [], set())
+        except RecursionError:
+            found = None
+        if found is None:  # the value has changed meanwhile, or a field of the head is bad
+            raise SerializationError(f"{what} cannot be written: {error}") from error
+        # An extension's own error is the cause. What msgpack said is left out: its text says less,
+        # and its traceback has a line for each level of the value.
+        raise found from found.__cause__
+
+    def _find(
+        self, value: Any, path: str, above: list[int], sound: set[int]
+    ) -> SerializationError | None:
+        kind = type(value)
+        if kind not in _CONTAINERS:
+            if issubclass(kind, Enum) and kind not in self._writers:
+                return self._find(value.value, f"{path}.value", above, sound)
+            try:
+                self._pack(value)
+            except Exception as error:  # noqa: BLE001 - extensions may raise anything
+                refusal = SerializationError(f"{_cut(path)}: {self._reason(value, error)}")
+                refusal.__cause__ = error.__cause__
+                return refusal
+            return None
+        if id(value) in above:
+            return SerializationError(f"{_cut(path)}: a cycle: it contains itself")
+        if len(above) >= self.max_depth:
+            return self._too_deep(_cut(path), f"more than {self.max_depth}")
+        if id(value) not in sound:
+            for place, element in _elements(value, path):
+                found = self._find(element, place, [*above, id(value)], sound)
+                if found is not None:
+                    return found
+            sound.add(id(value))
+        return None
+
+    def _reason(self, value: Any, error: Exception) -> str:
+        kind = type(value)
+        name = kind.__qualname__
+        if kind.__module__ != "builtins":
+            name = f"{kind.__module__}.{name}"
+        if isinstance(value, Coroutine):
+            # Closed, or Python would warn of it somewhere else.
+            with suppress(Exception):
+                value.close()
+            return f"{name} is not serialisable; did you forget await?"
+        if kind in self._writers:
+            return f"{name} cannot be written: {error}"
+        for base in kind.__mro__:
+            if base in WRITERS:
+                return f"{name} is not serialisable, only {base.__name__} itself is; {_HINT}"
+        return f"{name} is not serialisable; {_HINT}"
+
+
+def _elements(container: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if type(container) is dict:
+        for key, value in container.items():
+            yield f"a key of {path}", key
+            yield f"{path}[{shown(key) if type(key) in _SHOWN_KEYS else '...'}]", value
+    elif type(container) in {list, tuple}:
+        for index, value in enumerate(container):
+            yield f"{path}[{index}]", value
+    else:
+        for value in container:
+            yield f"an element of {path}", value
+
+
+def _cut(path: str) -> str:
+    return path if len(path) <= _LONGEST_PATH else f"{path[:100]} ... {path[-100:]}"
+
+
+def _depth(value: Any) -> int:
+    """Return how deep containers are nested in *value*, which holds no cycle."""
+    # Level by level, so that Python's stack does not limit it. get_referents lists the elements of
+    # all containers of a level in one call: an element's own look would take most of the time.
+    depth, level = 0, [value]
+    while level:
+        depth += 1
+        level = [element for element in get_referents(*level) if type(element) in _CONTAINERS]
+    return depth
+
+
+def _fault(data: bytes, error: Exception) -> str:
+    if isinstance(error, msgpack.ExtraData):
+        text = "it goes on after its end"
+    else:
+        text = str(error) or type(error).__name__
+    for start, name in _FOREIGN.items():
+        if bytes(data[:2]).startswith(start):
+            text += f"; it looks like {name}"
+    return text
+
+
+def _first_element(data: bytes) -> Any:
+    """Return the first element of the array that *data* begins with, None if there is none."""
+    unpacker = msgpack.Unpacker()
+    try:
+        unpacker.feed(data[:64])
+        unpacker.read_array_header()
+        return unpacker.unpack()
+    except Exception:  # noqa: BLE001 - hostile bytes raise a dozen kinds of error
+        return None
+
+
+def _other_version(version: int) -> SerializationError:
+    return SerializationError(f"envelope version {version}, this release reads {ENVELOPE_VERSION}")
