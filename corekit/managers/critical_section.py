@@ -1,0 +1,126 @@
+"""Critical sections: blocks of work that run under a lock, and end with it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any
+
+from ..errors import LockLost
+from .lease import Lease
+from .renewal import Renewal
+
+logger = logging.getLogger("corekit.lock")
+
+
+class CriticalSection:
+    """An async context manager: its block runs while a lease is held, and is cancelled with it.
+
+    *acquire* gets the lease. With *renewed*, a ttl in seconds, the lease is renewed to it while
+    the block runs.
+
+    The cancellation follows the protocol of `asyncio.timeout`: it is told apart from one that
+    comes from outside by the task's count of cancellations, and the outside one wins.
+    """
+
+    __slots__ = (
+        "_acquire",
+        "_cancellations",
+        "_cancelled",
+        "_cancelling",
+        "_ended",
+        "_lease",
+        "_renewal",
+        "_renewed",
+        "_task",
+    )
+
+    def __init__(self, acquire: Callable[[], Awaitable[Lease]], renewed: float | None) -> None:
+        self._acquire = acquire
+        self._renewed = renewed
+        self._lease: Lease | None = None
+        self._task: asyncio.Task[Any] | None = None
+        self._renewal: Renewal | None = None
+        #: The task's count of cancellations when the block began.
+        self._cancellations = 0
+        self._cancelled = False
+        self._cancelling: asyncio.Handle | None = None
+        self._ended: asyncio.Future[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<CriticalSection {self._lease or 'not entered'!r}>"
+
+    async def __aenter__(self) -> Lease:
+        if self._task is not None:
+            raise RuntimeError("a critical section is entered once: call lock() for each")
+        self._task = task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a critical section must be entered in a task")
+        self._lease = lease = await self._acquire()
+        self._cancellations = task.cancelling()
+        lease.section = self
+        if self._renewed is None:
+            lease.watch()
+        else:
+            self._renewal = Renewal(lease, self._renewed)
+        return lease
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        lease, task = self._lease, self._task
+        if lease is None or task is None:
+            raise RuntimeError("a critical section is left that was not entered")
+        # From here on nothing cancels the task on our behalf.
+        lease.section = None
+        if self._renewal is not None:
+            self._renewal.stop()
+        if self._cancelling is not None:
+            self._cancelling.cancel()
+        if self._ended is not None:
+            self._ended.set_result(None)
+        outside = self._cancelled and task.uncancel() > self._cancellations
+        if not lease.was_lost:
+            await lease.release()
+        elif self._is_superseded(error, outside):
+            raise lease.loss() from error
+
+    def _is_superseded(self, error: BaseException | None, outside: bool) -> bool:
+        """Tell whether LockLost takes the place of *error*."""
+        if isinstance(error, asyncio.CancelledError):
+            return self._cancelled and not outside
+        return error is None or (isinstance(error, Exception) and not isinstance(error, LockLost))
+
+    def stop(self) -> asyncio.Future[None] | None:
+        """Prepare for the loss of the lease by the running task; return when the block has ended.
+
+        If the block is run by this very task it will not be cancelled, and None is returned:
+        LockLost at its end is enough.
+        """
+        if asyncio.current_task() is self._task:
+            if self._lease is not None:
+                self._lease.section = None
+            return None
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
+
+    def interrupt(self) -> None:
+        """Cancel the block, because its lease is lost."""
+        logger.warning("%r: its work is cancelled", self._lease)
+        if asyncio.current_task() is self._task:
+            # While it runs, the task may leave the block without awaiting anything more, and the
+            # cancellation would hit what comes after.
+            self._cancelling = asyncio.get_running_loop().call_soon(self._cancel)
+        else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._cancelled = True
+            self._task.cancel()

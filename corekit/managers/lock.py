@@ -1,0 +1,236 @@
+"""Locks: one at a time, in the whole cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar, overload
+
+from .. import arguments, names
+from ..adapters import LockAdapter
+from ..errors import InvalidType, LockNotAcquired, LockTimeout
+from ..lifecycle import Gate
+from .context import ManagerContext
+from .critical_section import CriticalSection
+from .lease import Lease
+from .lock_session import LockSession
+
+logger = logging.getLogger("corekit.lock")
+
+T = TypeVar("T")
+
+_DAY = 86400.0
+
+#: How long work under a lock may go on when the App stops, before others get the lock, in seconds.
+_UNWINDING = 1.0
+
+
+class LockManager:
+    """Locks by key: one holder per key among all instances of the application.
+
+    A lock is a lease: it ends after its ttl whatever becomes of the holder. A paused process may
+    still believe for a moment that it holds it; where that does harm, let the resource refuse
+    every `Lease.token` that is smaller than the greatest it has seen.
+
+    Keys are per application. A task that holds a key and takes it again gets LockNotAcquired at
+    once instead of waiting for itself; its child tasks (`asyncio.wait_for` makes one, before
+    Python 3.12) and other instances wait.
+    """
+
+    def __init__(self, context: ManagerContext) -> None:
+        self._clock = context.clock
+        self._prefix = names.full(context.app, names.LOCK) + "/"
+        self._gate = Gate("the lock manager")
+        self._session: LockSession | None = None
+        self._warned = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._session is None else f"open, holds {len(self._session)}"
+        return f"<LockManager {self._prefix} {state}>"
+
+    async def open(self, adapter: LockAdapter) -> None:
+        """Open *adapter*, which is new, and work with it until `close`; for the App."""
+        try:
+            await adapter.open()
+        except BaseException:
+            await adapter.close()
+            raise
+        self._gate.open()
+        self._session = LockSession(adapter, self._clock, self._gate)
+
+    async def close(self) -> None:
+        """Release all leases and close the adapter; on a closed manager it does nothing.
+
+        Every lease is lost. Work under a lock is cancelled with LockLost and may unwind for a
+        moment before its key is free; the calling task is not cancelled. Calls that wait raise
+        NotOpenError.
+        """
+        session, self._session = self._session, None
+        if session is not None:
+            self._gate.close()
+            await session.close("the App was stopped", _UNWINDING)
+
+    async def acquire(
+        self, key: str, ttl: float | timedelta = 10, *, wait: float | timedelta | None = None
+    ) -> Lease:
+        """Own *key* for *ttl* seconds and no longer, unless the lease is extended.
+
+        Waits for it in the order of arrival, at most *wait* seconds; None: without limit. A
+        backend's least ttl may be longer (`Lease.expires_at` tells). Nothing is cancelled when the
+        lease ends: see `Lease.lost`, and `lock` for work that must not outlive it.
+
+        A cancelled call holds nothing. Raises LockTimeout if the key was not free in time,
+        LockNotAcquired if this task holds it, BackendUnavailable (then the key may stay taken for
+        *ttl*), InvalidArgument, InvalidType, InvalidName, NotOpenError.
+        """
+        seconds = self._ttl(ttl)
+        limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
+        return await self._acquire_in_time(names.checked("key", key), seconds, limit)
+
+    async def try_acquire(
+        self, key: str, timeout: float | timedelta = 0, *, ttl: float | timedelta = 10
+    ) -> Lease:
+        """Own *key* for *ttl* seconds if it is free now, or within *timeout* seconds.
+
+        Raises LockNotAcquired if it was not; for all else see `acquire`.
+        """
+        seconds = self._ttl(ttl)
+        limit = arguments.seconds("timeout", timeout, zero=True)
+        lease = await self._acquire(names.checked("key", key), seconds, limit)
+        if lease is None:
+            raise LockNotAcquired(f"lock {key!r} is held by another")
+        return lease
+
+    def lock(
+        self,
+        key: str,
+        ttl: float | timedelta = 10,
+        *,
+        wait: float | timedelta | None = None,
+        renew: bool = True,
+    ) -> CriticalSection:
+        """Return an async context manager: `async with manager.lock("key") as lease: ...`.
+
+        The block runs while *key* is held. The *ttl* is the crash lease: a dead process frees the
+        key after at most *ttl* seconds (or the backend's least), while a living one renews it for
+        as long as the block runs. With `renew=False` the block has *ttl* seconds.
+
+        If the lease is lost all the same (the process was paused, the loop was blocked, the
+        backend was unreachable, the App stops), or not renewed and over, the block is cancelled
+        and LockLost raised at its end: also in place of its result, of another error (which is
+        then the cause), and of a swallowed cancellation. A cancellation from outside stays one.
+
+        Arguments are checked at once; entering waits and raises like `acquire`.
+        """
+        seconds = self._ttl(ttl)
+        limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
+        acquire = partial(self._acquire_in_time, names.checked("key", key), seconds, limit)
+        return CriticalSection(acquire, seconds if arguments.flag("renew", renew) else None)
+
+    @overload
+    async def run_exclusive(
+        self,
+        key: str,
+        fn: Callable[..., Awaitable[T]],
+        ttl: float | timedelta = 10,
+        *,
+        wait: float | timedelta | None = None,
+        renew: bool = True,
+    ) -> T: ...
+    @overload
+    async def run_exclusive(
+        self,
+        key: str,
+        fn: Callable[..., T],
+        ttl: float | timedelta = 10,
+        *,
+        wait: float | timedelta | None = None,
+        renew: bool = True,
+    ) -> T: ...
+    async def run_exclusive(
+        self,
+        key: str,
+        fn: Callable[..., Any],
+        ttl: float | timedelta = 10,
+        *,
+        wait: float | timedelta | None = None,
+        renew: bool = True,
+    ) -> Any:
+        """Run *fn* while *key* is held, and return what it returns; see `lock` for the promises.
+
+        *fn* is plain or async. It is given the lease if it has a positional parameter without a
+        default, or a parameter named `lease`.
+
+        Raises what *fn* raises, LockLost, and what `acquire` raises.
+        """
+        call = _taking_lease(fn)
+        async with self.lock(key, ttl, wait=wait, renew=renew) as lease:
+            result = call(lease)
+            return await result if inspect.isawaitable(result) else result
+
+    def _ttl(self, ttl: float | timedelta) -> float:
+        seconds = arguments.seconds("ttl", ttl)
+        if seconds > _DAY and not self._warned:
+            self._warned = True
+            logger.warning(
+                "a lock is taken for %g s, more than a day: a ttl is in seconds, and a dead holder "
+                "blocks the key that long",
+                seconds,
+            )
+        return seconds
+
+    async def _acquire_in_time(self, key: str, ttl: float, wait: float | None) -> Lease:
+        lease = await self._acquire(key, ttl, wait)
+        if lease is None:
+            raise LockTimeout(f"lock {key!r} was not free within {wait:g} s")
+        return lease
+
+    async def _acquire(self, key: str, ttl: float, wait: float | None) -> Lease | None:
+        session = self._session
+        if session is None:
+            raise self._gate.refusal()
+        self._gate.check()
+        name = self._prefix + names.escaped(key)
+        held = session.find(name)
+        if held is not None and held.is_mine:
+            raise LockNotAcquired(f"lock {key!r} is held by this very task, as {held!r}")
+        grant = await session.adapter.acquire(name, max(ttl, session.adapter.least_ttl), wait)
+        if grant is None:
+            return None
+        if self._session is not session:
+            # Stopped meanwhile: the adapter, which is closing, releases it.
+            raise self._gate.refusal()
+        lease = Lease(session, key, grant, asyncio.current_task())
+        session.add(name, lease)
+        return lease
+
+
+def _taking_lease(fn: Callable[..., Any]) -> Callable[[Lease], Any]:
+    """Return *fn* as a function of the lease, which passes it on if *fn* has a parameter for it."""
+    if not callable(fn):
+        hint = ": hand over the function, not its call" if inspect.isawaitable(fn) else ""
+        raise InvalidType(f"fn must be a function, not {arguments.shown(fn)}{hint}")
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        # Functions written in C need not tell what they take.
+        return lambda _: fn()
+    required = [
+        parameter
+        for parameter in parameters
+        if parameter.default is parameter.empty
+        and parameter.kind not in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}
+    ]
+    taking = required or [parameter for parameter in parameters if parameter.name == "lease"]
+    if not taking:
+        return lambda _: fn()
+    if len(taking) > 1:
+        raise InvalidType(f"fn must take no parameter, or the lease, not {arguments.shown(fn)}")
+    if taking[0].kind is inspect.Parameter.POSITIONAL_ONLY:
+        return fn
+    name = taking[0].name
+    return lambda lease: fn(**{name: lease})

@@ -1,0 +1,103 @@
+"""The leases that one App holds, from its start to its stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from ..adapters import Grant, Guarantee, LockAdapter
+from ..clock import Clock
+from ..errors import BackendError, NotOpenError
+from ..lifecycle import Gate
+from ..tasks import TaskOwner
+from .lease import Lease
+
+logger = logging.getLogger("corekit.lock")
+
+#: The number of leases from which on those whose time is over are looked for.
+_FEW = 64
+
+
+class LockSession:
+    """What the leases of one start share: the adapter, the clock, and which of them live."""
+
+    def __init__(self, adapter: LockAdapter, clock: Clock, gate: Gate) -> None:
+        self.adapter = adapter
+        self.clock = clock
+        self.gate = gate
+        self.loop = asyncio.get_running_loop()
+        self.tasks = TaskOwner("lock")
+        #: The youngest lease of each name. It may have ended by its time without being noticed.
+        self._leases: dict[str, Lease] = {}
+        self._sweep_at = _FEW
+        self._remote = Guarantee.SHARED in adapter.guarantees
+
+    def __repr__(self) -> str:
+        return f"<LockSession leases={len(self._leases)} {self.adapter!r}>"
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    def reliable(self, ttl: float) -> float:
+        """Return how long a holder may rely on *ttl*, so that it ends before the backend's.
+
+        What is taken off covers the difference between two machines' clocks and the time that the
+        holder needs to notice: a tenth, at most 1 s and 0.1 % of the ttl. Inside one process the
+        clock is the same, and only the order of timers matters.
+        """
+        return ttl - (min(0.1 * ttl, 1 + 0.001 * ttl) if self._remote else min(0.01 * ttl, 0.01))
+
+    def find(self, name: str) -> Lease | None:
+        """Return the youngest lease of *name*, None if there is none; it may be over."""
+        return self._leases.get(name)
+
+    def add(self, name: str, lease: Lease) -> None:
+        """Remember *lease* until `forget`, or until its time is over."""
+        if len(self._leases) >= self._sweep_at:
+            for old in list(self._leases.values()):
+                old.expire()
+            # Looked through again only when as many have come as stayed: constant cost per lease.
+            self._sweep_at = max(_FEW, 2 * len(self._leases))
+        self._leases[name] = lease
+
+    def forget(self, name: str, lease: Lease) -> None:
+        """Drop *lease*, which has ended, unless a younger one has taken its place."""
+        if self._leases.get(name) is lease:
+            del self._leases[name]
+
+    async def release(self, grant: Grant) -> None:
+        """Release *grant* at the backend; a failure is logged, since it then ends by its time.
+
+        If the call is cancelled, the release is repeated in the background.
+        """
+        try:
+            await self.adapter.release(grant)
+        except asyncio.CancelledError:
+            if self.gate.is_open:
+                self.tasks.spawn(self.release(grant), name=f"release {grant.name}")
+            raise
+        except (BackendError, NotOpenError) as error:
+            logger.warning(
+                "lock %s: releasing token %d failed, it ends by its time within %g s: %s",
+                grant.name,
+                grant.token,
+                grant.ttl,
+                error,
+            )
+
+    async def close(self, reason: str, unwinding: float) -> None:
+        """End every lease, because of *reason*, and close the adapter.
+
+        Blocks of work under a lease get *unwinding* seconds to end before their key is free.
+        """
+        leases = list(self._leases.values())
+        stopped = [lease.section.stop() for lease in leases if lease.section is not None]
+        for lease in leases:
+            lease.lose(reason)
+        try:
+            blocks = [ended for ended in stopped if ended is not None]
+            if blocks:
+                await asyncio.wait(blocks, timeout=unwinding)
+            await self.tasks.close()
+        finally:
+            await self.adapter.close()
