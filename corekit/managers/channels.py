@@ -1,0 +1,377 @@
+"""The channels of one App on one adapter: what pub/sub and sync messages are made of.
+
+On the wire a message is an envelope with the fields
+
+    instance   str  who published it: the App instance
+    publisher  int  one run of one instance on one channel: whose numbers these are
+    number     int  1, 2, 3 ... without a hole among what this publisher sent
+    audience   int  0: everybody; bit 0: everybody else; bit 1: the instance itself only
+    body
+
+A publish that fails or is cancelled uses up its number, if the message could be written: it may
+have been sent, and if it was not, subscribers have missed what was meant for them; the hole tells
+them so. Numbers are never used twice: a subscriber would take the second one for a repetition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final
+
+from .. import names
+from ..adapters import PubSubAdapter
+from ..errors import BackendError, SerializationError
+from ..lifecycle import Gate
+from ..tasks import TaskOwner
+from .context import ManagerContext
+from .gaps import SequenceTracker, Verdict
+from .log_limit import LogLimit
+from .outbox import Outbox
+from .subscription import GAP, Handler, Options, Subscription
+
+logger = logging.getLogger("corekit.pub_sub")
+
+EVERYBODY: Final = 0
+NOT_SELF: Final = 1
+ONLY_SELF: Final = 2
+
+_FIELDS = 4
+_LARGEST = 2**63
+
+#: Seconds that handlers which run at close may go on, and then have to end when cancelled.
+_GRACE = 5.0
+_LAST_WORDS = 1.0
+
+#: Beyond so many names, those without subscribers are forgotten.
+_MANY = 10_000
+
+#: Bodies that several handlers can be given without one seeing what another makes of it.
+_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
+
+
+class Channel:
+    """One full name: the number of what was published last, and who listens."""
+
+    __slots__ = (
+        "_bad_log",
+        "_context",
+        "_seal",
+        "_unseal",
+        "full_name",
+        "heard",
+        "lock",
+        "name",
+        "number",
+        "publisher",
+        "received",
+        "subscriptions",
+    )
+
+    def __init__(self, context: ManagerContext, name: str, full_name: str) -> None:
+        self._context = context
+        self._seal = context.serializer.seal
+        self._unseal = context.serializer.unseal
+        self._bad_log = LogLimit(context.clock)
+        self.name = name
+        self.full_name = full_name
+        self.subscriptions: list[Subscription] = []
+        self.restart()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Channel {self.full_name!r} {'received' if self.received else 'not received'} "
+            f"published={self.number} subscriptions={len(self.subscriptions)}>"
+        )
+
+    def restart(self) -> None:
+        """Begin anew, as another publisher, in the running loop; the subscribers stay."""
+        self.publisher = secrets.randbits(63)
+        self.number = 0
+        self.heard = SequenceTracker()
+        self.lock = asyncio.Lock()
+        #: Whether the adapter receives it.
+        self.received = False
+        self.subscriptions = [subscription.renewed() for subscription in self.subscriptions]
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can be forgotten: nobody listens, and nobody is about to."""
+        return not (self.subscriptions or self.received or self.lock.locked())
+
+    def remove(self, handler: Handler) -> None:
+        """Drop the subscription of *handler*, if there is one."""
+        for subscription in self.subscriptions:
+            if subscription.handler == handler:
+                subscription.stop()
+                # A new list: somebody may be going through the old one.
+                self.subscriptions = [s for s in self.subscriptions if s is not subscription]
+                return
+
+    def seal(self, message: Any, audience: int) -> bytes:
+        """Return the envelope of the next message; a message that cannot be written has none."""
+        payload = self._seal(
+            (self._context.instance_id, self.publisher, self.number + 1, audience), message
+        )
+        self.number += 1
+        return payload
+
+    def receive(self, payloads: Sequence[bytes]) -> None:
+        """Give *payloads* to the subscribers, without what is not for this instance."""
+        batch: list[Any] = []
+        unseal, observe = self._unseal, self.heard.observe
+        me = self._context.instance_id
+        for payload in payloads:
+            try:
+                instance, publisher, number, audience, body = unseal(payload, _FIELDS)
+                verdict = observe(publisher, number)
+                if verdict is Verdict.REPEATED:
+                    continue
+                if audience and (instance == me) is not bool(audience & ONLY_SELF):
+                    # Own numbers that are not for us may be missing; those of others may not.
+                    if verdict is Verdict.AFTER_GAP and instance != me:
+                        batch.append(GAP)
+                    continue
+            except (SerializationError, TypeError) as error:
+                self._complain(error)
+                batch.append(GAP)
+                continue
+            if verdict is Verdict.AFTER_GAP:
+                batch.append(GAP)
+            batch.append(body)
+        if batch:
+            self._distribute(batch)
+
+    def gap(self) -> None:
+        """Tell the subscribers that they may have missed something here."""
+        self.heard.forgive()
+        self._distribute([GAP])
+
+    def _distribute(self, batch: list[Any]) -> None:
+        if not self.subscriptions:
+            return
+        first, *others = self.subscriptions
+        # The copies are made before any handler can have changed a message.
+        for subscription in others:
+            subscription.put([self._copy(message) for message in batch])
+        first.put(batch)
+
+    def _copy(self, message: Any) -> Any:
+        if message is GAP or type(message) in _IMMUTABLE:
+            return message
+        serializer = self._context.serializer
+        try:
+            return serializer.decode(serializer.encode(message))
+        except SerializationError:
+            # An extension that reads what it does not write.
+            return message
+
+    def _complain(self, error: Exception) -> None:
+        if self._bad_log.passes():
+            logger.warning(
+                "channel %s: a message could not be read (%d more before it): %s",
+                self.full_name,
+                self._bad_log.held_back,
+                error,
+            )
+
+
+class Channels:
+    """Publishes and receives for all components of one App that work by channels."""
+
+    def __init__(self, context: ManagerContext) -> None:
+        self.context = context
+        self.gate = Gate("pub/sub")
+        self._tasks = TaskOwner("pub/sub")
+        self._outbox = Outbox(context, self.gate, self._tasks, logger)
+        self._adapter: PubSubAdapter | None = None
+        self._delivering = False
+        self._by_full_name: dict[str, Channel] = {}
+        self._by_name: dict[str, dict[str, Channel]] = {}
+        self._many = _MANY
+
+    def __repr__(self) -> str:
+        state = "open" if self.gate.is_open else "closed"
+        return f"<Channels of {self.context.app!r} {state} channels={len(self._by_full_name)}>"
+
+    # -- life --
+
+    async def open(self, adapter: PubSubAdapter) -> None:
+        """Open *adapter* and receive every channel that has subscribers.
+
+        Failed or cancelled, *adapter* is closed and everything is as before.
+        """
+        self._forget_idle()
+        for channel in self._by_full_name.values():
+            channel.restart()
+        self._adapter = adapter
+        try:
+            await adapter.open(self)
+            self._delivering = True
+            self.gate.open()
+            for channel in list(self._by_full_name.values()):
+                async with channel.lock:
+                    await self._settle(channel)
+        except BaseException:
+            await self._close(adapter, grace=0.0)
+            raise
+
+    async def close(self) -> None:
+        """Deliver no more, let running handlers end, and close the adapter.
+
+        Messages that wait for a handler are dropped. Handlers that run, and messages whose
+        transaction has committed, have five seconds; then they are cancelled. Subscriptions are
+        kept for the next `open`. On what is not open it does nothing.
+        """
+        if self._adapter is not None:
+            await self._close(self._adapter, grace=_GRACE)
+
+    async def _close(self, adapter: PubSubAdapter, *, grace: float) -> None:
+        self._delivering = False
+        for channel in self._by_full_name.values():
+            for subscription in channel.subscriptions:
+                subscription.stop()
+        try:
+            # Until then the gate is open: what ends may still publish.
+            await self._tasks.wait(grace)
+        finally:
+            self.gate.close()
+            self._adapter = None
+            self._tasks.cancel()
+            try:
+                if not await self._tasks.wait(_LAST_WORDS):
+                    logger.error("%r: handlers go on although they were cancelled", self._tasks)
+            finally:
+                await adapter.close()
+
+    # -- publishing --
+
+    def known(self, component: str) -> dict[str, Channel]:
+        """Return the channels of *component* that are there, by name; the same dict each time."""
+        return self._by_name.setdefault(component, {})
+
+    def channel(self, component: str, name: str) -> Channel:
+        """Return a channel, made if it is not there; *name* must have been checked."""
+        known = self.known(component)
+        found = known.get(name)
+        if found is None:
+            if len(self._by_full_name) >= self._many:
+                self._forget_idle()
+            full_name = names.full(self.context.app, component, name)
+            found = known[name] = Channel(self.context, name, full_name)
+            self._by_full_name[full_name] = found
+        return found
+
+    async def publish(self, channel: Channel, message: Any, audience: int) -> None:
+        """Send *message* to *audience*.
+
+        Raises NotOpenError, SerializationError (nothing was sent), and what the adapter raises.
+        """
+        self.gate.check()
+        adapter = self._adapter
+        if adapter is None:
+            raise self.gate.refusal()
+        # No await in between: numbers must leave in their order.
+        await adapter.publish(channel.full_name, channel.seal(message, audience))
+
+    def defer(self, channel: Channel, message: Any, audience: int, transaction: Any) -> None:
+        """Send *message*, as it is now, after *transaction* has committed.
+
+        Raises NotOpenError, SerializationError and InvalidType (no transaction).
+        """
+        self.gate.check()
+        serializer = self.context.serializer
+        # The number is only known when it leaves; until then the largest stands for it.
+        sealed = serializer.seal((self.context.instance_id, _LARGEST, _LARGEST, audience), message)
+        *_, body = serializer.unseal(sealed, _FIELDS)
+        send = partial(self.publish, channel, body, audience)
+        self._outbox.defer(transaction, send, what=f"channel {channel.full_name}")
+
+    # -- subscribing --
+
+    async def subscribe(self, channel: Channel, handler: Handler, options: Options) -> None:
+        """Give *channel*'s messages to *handler*; before `open` this is remembered only.
+
+        A handler that is there already gets the new options. Failed or cancelled, nothing has
+        changed. Raises what the adapter raises, and WrongLoop.
+        """
+        if not self.gate.is_open:
+            self._add(channel, handler, options)
+            return
+        self.gate.check()
+        async with channel.lock:
+            added = self._add(channel, handler, options)
+            try:
+                await self._settle(channel)
+            except BaseException:
+                if added:
+                    channel.remove(handler)
+                raise
+
+    async def unsubscribe(self, channel: Channel, handler: Handler) -> None:
+        """Give *handler* no more messages; what waits for it is dropped.
+
+        A call of it that runs goes on. Raises WrongLoop.
+        """
+        if self.gate.is_open:
+            self.gate.check()
+        channel.remove(handler)
+        if not self.gate.is_open:
+            return
+        async with channel.lock:
+            # An overlapping `subscribe` that came first may have waited for the lock until now.
+            channel.remove(handler)
+            try:
+                await self._settle(channel)
+            except BackendError as error:
+                logger.warning(
+                    "channel %s: the backend goes on sending it: %s", channel.full_name, error
+                )
+
+    def _add(self, channel: Channel, handler: Handler, options: Options) -> bool:
+        for subscription in channel.subscriptions:
+            if subscription.handler == handler:
+                subscription.replace(options)
+                return False
+        new = Subscription(
+            self.context, self._tasks, channel.name, channel.full_name, handler, options
+        )
+        channel.subscriptions = [*channel.subscriptions, new]
+        return True
+
+    async def _settle(self, channel: Channel) -> None:
+        """Have the adapter receive *channel* exactly while it has subscribers."""
+        adapter = self._adapter
+        wanted = bool(channel.subscriptions)
+        if adapter is None or wanted is channel.received:
+            return
+        if wanted:
+            channel.heard = SequenceTracker()
+            await adapter.subscribe(channel.full_name)
+            channel.received = True
+        else:
+            channel.received = False
+            await adapter.unsubscribe(channel.full_name)
+
+    def _forget_idle(self) -> None:
+        for known in self._by_name.values():
+            for name, channel in list(known.items()):
+                if channel.is_idle:
+                    del known[name], self._by_full_name[channel.full_name]
+        self._many = max(_MANY, 2 * len(self._by_full_name))
+
+    # -- what the adapter calls --
+
+    def messages(self, channel: str, payloads: Sequence[bytes]) -> None:
+        found = self._by_full_name.get(channel)
+        if found is not None and self._delivering and found.subscriptions:
+            found.receive(payloads)
+
+    def gap(self, channel: str) -> None:
+        found = self._by_full_name.get(channel)
+        if found is not None and self._delivering and found.subscriptions:
+            logger.info("channel %s: messages may have been missed", channel)
+            found.gap()

@@ -1,0 +1,330 @@
+"""One handler on one channel: its buffer, its debouncing, its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from itertools import islice
+from typing import Any, Final
+
+from .. import arguments
+from ..errors import InvalidArgument, InvalidType, SerializationError
+from ..tasks import TaskOwner
+from .context import ManagerContext
+from .log_limit import LogLimit
+
+logger = logging.getLogger("corekit.pub_sub")
+
+Handler = Callable[[Any], Awaitable[object]]
+GapHandler = Callable[[str], object]
+Resync = Callable[[], Awaitable[object]]
+
+#: Stands among the messages where some are missing.
+GAP: Final = object()
+
+#: Seconds until a failed resync is tried again: the first time, and at most.
+_FIRST_RETRY = 1.0
+_LAST_RETRY = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a subscription wants its messages."""
+
+    debounce: float = 0.0
+    """Seconds of quiet after which equal messages are handled, as one; 0: each at once."""
+
+    max_wait: float | None = None
+    """Seconds after which they are handled even without quiet; None: quiet is waited for."""
+
+    buffer: int = 1000
+    """How many messages may wait, the debounced ones included."""
+
+    on_gap: GapHandler | None = None
+    """Called with the channel's name where messages are missing; plain or async."""
+
+    resync: Resync | None = None
+    """Like `on_gap`, but called again, with back-off, until it succeeds."""
+
+    @classmethod
+    def checked(
+        cls,
+        *,
+        debounce: float | timedelta = 0,
+        max_wait: float | timedelta | None = None,
+        buffer: int = 1000,
+        on_gap: GapHandler | None = None,
+        resync: Resync | None = None,
+    ) -> Options:
+        """Return the options as given to a call; raises InvalidArgument or InvalidType."""
+        quiet = arguments.seconds("debounce", debounce, zero=True)
+        longest = None if max_wait is None else arguments.seconds("max_wait", max_wait)
+        if longest is not None and longest < quiet:
+            raise InvalidArgument(
+                f"max_wait must be at least debounce ({quiet:g} s), not {arguments.shown(max_wait)}"
+            )
+        if on_gap is not None and not callable(on_gap):
+            raise InvalidType(f"on_gap must be a function, not {arguments.shown(on_gap)}")
+        return cls(quiet, longest, arguments.whole("buffer", buffer, least=1), on_gap, resync)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A debounced message and the time at which it will be handled, unless it comes again."""
+
+    message: Any
+    due: float
+    last: float
+    """The latest that `due` can become."""
+
+
+class Subscription:
+    """Hands a channel's messages to one handler, in order, one at a time.
+
+    A task runs while there is something to do, and none otherwise. Whatever fails in a handler is
+    logged and is that message's end only.
+    """
+
+    def __init__(
+        self,
+        context: ManagerContext,
+        tasks: TaskOwner,
+        channel: str,
+        full_name: str,
+        handler: Handler,
+        options: Options,
+    ) -> None:
+        self._context = context
+        self._tasks = tasks
+        self._channel = channel
+        self._full_name = full_name
+        self.handler = handler
+        self._options = options
+        # Handlers run in the context of the call that subscribed them, not in that of whoever
+        # published or received a message.
+        self._variables = copy_context()
+        self._buffer: deque[Any] = deque()
+        self._running = False
+        self._stopped = False
+        self._held: dict[bytes, _Held] = {}
+        self._debounce_timer: asyncio.TimerHandle | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._failed_resyncs = 0
+        self._overflow_log = LogLimit(context.clock)
+
+    def __repr__(self) -> str:
+        state = "running" if self._running else "idle"
+        return (
+            f"<Subscription {self._full_name!r} {name_of(self.handler)} {state} "
+            f"buffered={len(self._buffer)} held={len(self._held)}>"
+        )
+
+    def renewed(self) -> Subscription:
+        """Return the same subscription for another run of the App, with nothing in it."""
+        fresh = Subscription(
+            self._context,
+            self._tasks,
+            self._channel,
+            self._full_name,
+            self.handler,
+            self._options,
+        )
+        fresh._variables = self._variables
+        return fresh
+
+    def replace(self, options: Options) -> None:
+        """Go on with other *options*; what waits is kept, and what is held comes at once."""
+        self._options = options
+        self._cancel_debounce_timer()
+        self._release(float("inf"))
+        self._shorten()
+
+    def put(self, batch: Sequence[Any]) -> None:
+        """Take messages, with `GAP` wherever some are missing. Returns at once, never raises."""
+        if self._options.debounce:
+            self._hold(batch)
+        else:
+            self._buffer.extend(batch)
+        if len(self._buffer) + len(self._held) > self._options.buffer:
+            self._shorten()
+        if not self._running and self._buffer:
+            self._start()
+
+    def stop(self) -> None:
+        """Drop what waits, for good; a call of the handler that runs is left alone."""
+        self._stopped = True
+        self._buffer.clear()
+        self._held.clear()
+        self._cancel_debounce_timer()
+        self._cancel_retry_timer()
+
+    # -- the turn --
+
+    def _start(self) -> None:
+        # Set first: an eager task may have ended before spawn returns.
+        self._running = True
+        self._tasks.spawn(self._run(), name=self._full_name, context=self._variables.copy())
+
+    async def _run(self) -> None:
+        buffer = self._buffer
+        handler = self.handler
+        try:
+            while buffer:
+                message = buffer.popleft()
+                if message is GAP:
+                    await self._tell_gap()
+                    continue
+                try:
+                    await handler(message)
+                except BaseException as error:  # noqa: BLE001 - a handler may raise anything
+                    self._failed("handler", handler, error)
+        finally:
+            self._running = False
+
+    def _failed(self, what: str, function: Callable[..., object], error: BaseException) -> None:
+        """Log that *function* failed with *error*; raise what is not its failure."""
+        if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+            raise error
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise error
+        logger.error(
+            "channel %s: %s %s failed", self._full_name, what, name_of(function), exc_info=error
+        )
+
+    # -- gaps --
+
+    async def _tell_gap(self) -> None:
+        while self._buffer and self._buffer[0] is GAP:
+            self._buffer.popleft()
+        on_gap, resync = self._options.on_gap, self._options.resync
+        if on_gap is not None:
+            try:
+                result = on_gap(self._channel)
+                if inspect.isawaitable(result):
+                    await result
+            except BaseException as error:  # noqa: BLE001 - a handler may raise anything
+                self._failed("on_gap", on_gap, error)
+        if resync is not None:
+            await self._resync(resync)
+
+    async def _resync(self, resync: Resync) -> None:
+        self._cancel_retry_timer()
+        try:
+            await resync()
+        except BaseException as error:  # noqa: BLE001 - a handler may raise anything
+            self._failed("resync", resync, error)
+        else:
+            self._failed_resyncs = 0
+            return
+        if self._stopped:
+            return
+        # Messages are handled meanwhile: a resync that always fails must not end the channel.
+        delay = min(_FIRST_RETRY * 2**self._failed_resyncs, _LAST_RETRY)
+        self._failed_resyncs = min(self._failed_resyncs + 1, 16)
+        self._retry_timer = asyncio.get_running_loop().call_later(
+            delay * random.uniform(0.75, 1.25),  # noqa: S311 - spreads instances, hides nothing
+            self._retry_resync,
+        )
+
+    def _retry_resync(self) -> None:
+        self._retry_timer = None
+        self._buffer.appendleft(GAP)
+        if not self._running:
+            self._start()
+
+    def _cancel_retry_timer(self) -> None:
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+            self._retry_timer = None
+
+    # -- the bound --
+
+    def _shorten(self) -> None:
+        """Drop the oldest until the buffer is no longer than it may be, and put a gap there."""
+        options, buffer, held = self._options, self._buffer, self._held
+        gap_told_next = bool(buffer) and buffer[0] is GAP
+        excess = len(buffer) + len(held) - gap_told_next - options.buffer
+        if excess <= 0:
+            return
+        if gap_told_next:
+            buffer.popleft()
+        from_buffer = min(excess, len(buffer))
+        for _ in range(from_buffer):
+            buffer.popleft()
+        for key in list(islice(held, excess - from_buffer)):
+            del held[key]
+        buffer.appendleft(GAP)
+        if self._overflow_log.passes():
+            logger.warning(
+                "channel %s: handler %s is too slow, its buffer of %d overflowed: "
+                "the oldest messages are dropped",
+                self._full_name,
+                name_of(self.handler),
+                options.buffer,
+            )
+
+    # -- debouncing --
+
+    def _hold(self, batch: Sequence[Any]) -> None:
+        now = self._context.clock.monotonic()
+        debounce, max_wait = self._options.debounce, self._options.max_wait
+        canonical = self._context.serializer.canonical
+        for message in batch:
+            if message is GAP:
+                self._buffer.append(GAP)
+                continue
+            try:
+                key = canonical(message)
+            except SerializationError:
+                # Readable, but not to be written again: it equals nothing.
+                self._buffer.append(message)
+                continue
+            held = self._held.get(key)
+            if held is None:
+                last = float("inf") if max_wait is None else now + max_wait
+                self._held[key] = _Held(message, min(now + debounce, last), last)
+            else:
+                held.due = min(now + debounce, held.last)
+        if self._held and self._debounce_timer is None:
+            self._watch()
+
+    def _watch(self) -> None:
+        # Later messages are never due before the earliest one that is held: one timer suffices.
+        due = min(held.due for held in self._held.values())
+        self._debounce_timer = asyncio.get_running_loop().call_at(due, self._on_time)
+
+    def _on_time(self) -> None:
+        self._debounce_timer = None
+        self._release(self._context.clock.monotonic())
+        if self._held:
+            self._watch()
+
+    def _cancel_debounce_timer(self) -> None:
+        if self._debounce_timer is not None:
+            self._debounce_timer.cancel()
+            self._debounce_timer = None
+
+    def _release(self, now: float) -> None:
+        """Let the handler have what is due, in the order in which it became due."""
+        due = [(held.due, key) for key, held in self._held.items() if held.due <= now]
+        due.sort(key=lambda pair: pair[0])
+        self._buffer.extend(self._held.pop(key).message for _, key in due)
+        if not self._running and self._buffer:
+            self._start()
+
+
+def name_of(function: Callable[..., object]) -> str:
+    """Return what logs call *function*: its name, never its arguments."""
+    while isinstance(function, partial):
+        function = function.func
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
