@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
-from functools import partial
 from gc import get_referents
 from typing import Any, NoReturn
 
@@ -44,7 +43,7 @@ _UNORDERED = {
 }
 
 _SHOWN_KEYS = frozenset({str, int, bool, float, type(None)})
-_LONGEST_PATH = 220
+_LONGEST_PATH = 120
 _HINT = "register a serializer with the hook corekit_register_adapters (registry.add_serializer)"
 
 #: What foreign data begins with, for the text of an error.
@@ -77,13 +76,8 @@ class Serializer:
         for extension in extensions:
             self._add(extension)
         self._idle: list[msgpack.Packer] = []
-        self._unpackb = partial(
-            msgpack.unpackb,
-            strict_map_key=False,
-            timestamp=3,  # a timestamp written by other software becomes a datetime in UTC
-            object_pairs_hook=read_map,
-            ext_hook=self._read_extension,
-        )
+        #: Changes whenever an Enum is written, in whichever thread.
+        self._enums = 0
 
     def __repr__(self) -> str:
         return (
@@ -103,8 +97,10 @@ class Serializer:
             data = self._pack(value)
         except Exception as error:  # noqa: BLE001 - extensions may raise anything
             self._refuse(value, what, error)
-        if len(data) > self.max_depth:
-            self._check_limits(data, value, what)
+        if len(data) > self.max_size:
+            raise self._too_large(what, len(data))
+        if type(value) in _CONTAINERS:
+            self._check_depth(data, value, what)
         return data
 
     def decode(self, data: bytes) -> Any:
@@ -114,7 +110,7 @@ class Serializer:
         limits).
         """
         value = self._unpack(data)
-        if len(data) > self.max_depth:
+        if type(value) in _CONTAINERS:
             self._check_depth(data, value, "the data")
         return value
 
@@ -139,8 +135,10 @@ class Serializer:
             data = self._pack([ENVELOPE_VERSION, *head, body])
         except Exception as error:  # noqa: BLE001 - extensions may raise anything
             self._refuse(body, what, error)
-        if len(data) > self.max_depth:
-            self._check_limits(data, body, what)
+        if len(data) > self.max_size:
+            raise self._too_large(what, len(data))
+        if type(body) in _CONTAINERS:
+            self._check_depth(data, body, what)
         return data
 
     def unseal(self, data: bytes, fields: int) -> list[Any]:
@@ -164,8 +162,9 @@ class Serializer:
             raise SerializationError(
                 f"the envelope has {len(parts)} elements; at least {fields + 2} are needed"
             )
-        if len(data) > self.max_depth:
-            self._check_depth(data, parts[fields + 1], "the body")
+        body = parts[fields + 1]
+        if type(body) in _CONTAINERS:
+            self._check_depth(data, body, "the body")
         return parts[1 : fields + 2]
 
     def _add(self, extension: Extension) -> None:
@@ -186,7 +185,11 @@ class Serializer:
             packer = self._idle.pop()
         except IndexError:
             packer = msgpack.Packer(default=self._default, strict_types=True)
+        enums = self._enums
         data: bytes = packer.pack(value)
+        if self._enums != enums:
+            # An Enum and its value can be two keys of one dict: what cannot be read is not written.
+            self._unpack(data)
         if len(data) <= _LARGE:
             self._idle.append(packer)
         return data
@@ -198,14 +201,23 @@ class Serializer:
         if writer is not None:
             return writer(value)
         if issubclass(kind, Enum):
+            self._enums += 1
             return self._default(value.value)
         raise TypeError(f"{kind.__qualname__} is not serialisable")
 
     def _unpack(self, data: bytes) -> Any:
+        if type(data) is not bytes and not isinstance(data, bytearray | memoryview):
+            raise SerializationError(f"the data must be bytes, not {type(data).__qualname__}")
         if len(data) > self.max_size:
             raise self._too_large("the data", len(data))
         try:
-            return self._unpackb(data)
+            return msgpack.unpackb(
+                data,
+                strict_map_key=False,
+                timestamp=3,  # a timestamp that other software wrote becomes a datetime in UTC
+                object_pairs_hook=read_map,
+                ext_hook=self._read_extension,
+            )
         except SerializationError:
             raise
         except msgpack.StackError as error:
@@ -217,13 +229,20 @@ class Serializer:
         reader = self._readers.get(code)
         if reader is None:
             raise SerializationError(f"no serializer is registered for the code {code}")
-        return reader(data)
+        try:
+            return reader(data)
+        except SerializationError:
+            raise
+        except Exception:  # noqa: BLE001 - constructors raise many kinds, with the value in the text
+            raise SerializationError(f"the bytes of extension type {code} are no value") from None
 
     def _ordered(self, value: Any) -> Any:
         """Return what stands for *value* in its canonical bytes."""
         kind: type = type(value)
         if kind in {list, tuple}:
             return kind(map(self._ordered, value))
+        if kind is dict and all(type(key) is str for key in value):
+            return {key: self._ordered(value[key]) for key in sorted(value)}
         if kind is dict:
             entries = ([self._comparable(key), self._comparable(value[key])] for key in value)
             return [_UNORDERED[kind], *sorted(entries)]
@@ -236,19 +255,13 @@ class Serializer:
     def _comparable(self, value: Any) -> bytes:
         return self._pack(self._ordered(value))
 
-    def _check_limits(self, data: bytes, value: Any, what: str) -> None:
-        if len(data) > self.max_size:
-            raise self._too_large(what, len(data))
-        self._check_depth(data, value, what)
-
     def _check_depth(self, data: bytes, value: Any, what: str) -> None:
-        if type(value) not in _CONTAINERS:
-            return
-        # A value so deep has at least as many bytes that open a container. To count those is far
+        # A value too deep has more bytes than that which open a container. To count them is far
         # quicker than to visit each element, and mostly settles it.
-        if len(bytes(data).translate(None, _NOT_OPENING)) > self.max_depth:
+        limit = self.max_depth
+        if len(data) > limit and len(bytes(data).translate(None, _NOT_OPENING)) > limit:
             depth = _depth(value)
-            if depth > self.max_depth:
+            if depth > limit:
                 raise self._too_deep(what, str(depth))
 
     def _too_large(self, what: str, size: int) -> MessageTooLarge:
@@ -287,7 +300,7 @@ class Serializer:
                 return refusal
             return None
         if id(value) in above:
-            return SerializationError(f"{_cut(path)}: a cycle: it contains itself")
+            return SerializationError(f"{_cut(path)}: a cycle, it contains itself")
         if len(above) >= self.max_depth:
             return self._too_deep(_cut(path), f"more than {self.max_depth}")
         if id(value) not in sound:
@@ -330,7 +343,7 @@ def _elements(container: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _cut(path: str) -> str:
-    return path if len(path) <= _LONGEST_PATH else f"{path[:100]} ... {path[-100:]}"
+    return path if len(path) <= _LONGEST_PATH else f"{path[:60]} ... {path[-50:]}"
 
 
 def _depth(value: Any) -> int:
