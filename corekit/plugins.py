@@ -8,8 +8,10 @@ no driver: factories do, when they are called.
 from __future__ import annotations
 
 import difflib
+import inspect
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
@@ -23,16 +25,26 @@ from .adapters import (
     LockAdapter,
     PubSubAdapter,
 )
-from .arguments import shown
+from .arguments import is_async, shown
 from .config import BackendURL
-from .errors import AdapterNotFound, ConfigurationError
-from .serialization import Extension
+from .errors import AdapterNotFound, ConfigurationError, CorekitError
+from .registry import COMPONENTS, AdapterRegistry, Conflict, PluginRegistry
 
 if TYPE_CHECKING:
     import click
 
-    from .plugin import Plugin
     from .transactions import Bridge
+
+__all__ = [
+    "COMPONENTS",
+    "GROUP",
+    "AdapterRegistry",
+    "Discovery",
+    "PluginRegistry",
+    "build_adapter",
+    "discover",
+    "hookimpl",
+]
 
 logger = logging.getLogger("corekit.plugins")
 
@@ -40,11 +52,6 @@ GROUP = "corekit"
 
 hookspec = pluggy.HookspecMarker("corekit")
 hookimpl = pluggy.HookimplMarker("corekit")
-
-CacheFactory = Callable[[BackendURL, AdapterContext], CacheAdapter]
-PubSubFactory = Callable[[BackendURL, AdapterContext], PubSubAdapter]
-EventQueueFactory = Callable[[BackendURL, AdapterContext], EventQueueAdapter]
-LockFactory = Callable[[BackendURL, AdapterContext], LockAdapter]
 
 #: The distributions that the project knows of, by the scheme that they offer.
 _KNOWN = {
@@ -60,119 +67,12 @@ _KNOWN = {
     "nats": "corekit-nats",
 }
 
-#: What a component is called in the registry, in URLs' parameters and in errors.
-COMPONENTS = ("cache", "pub_sub", "event_queue", "lock")
-
-
-class AdapterRegistry:
-    """What the plugins of one App offer. A plugin sees it in `corekit_register_adapters`.
-
-    A factory is `factory(url, context)`; it imports the driver, does no I/O, and returns an
-    adapter that is not opened yet.
-    """
-
-    def __init__(self) -> None:
-        self._factories: dict[tuple[str, str], tuple[str, Callable[..., Any]]] = {}
-        self._extensions: dict[int, tuple[str, Extension]] = {}
-        #: The distribution whose hook runs at the moment.
-        self.offering = "?"
-
-    def __repr__(self) -> str:
-        return f"<AdapterRegistry {self.schemes()}>"
-
-    def add_cache(self, scheme: str, factory: CacheFactory) -> None:
-        """Offer a cache store for URLs with *scheme*."""
-        self._add("cache", scheme, factory)
-
-    def add_pub_sub(self, scheme: str, factory: PubSubFactory) -> None:
-        """Offer pub/sub for URLs with *scheme*."""
-        self._add("pub_sub", scheme, factory)
-
-    def add_event_queue(self, scheme: str, factory: EventQueueFactory) -> None:
-        """Offer an event queue for URLs with *scheme*."""
-        self._add("event_queue", scheme, factory)
-
-    def add_lock(self, scheme: str, factory: LockFactory) -> None:
-        """Offer locks for URLs with *scheme*."""
-        self._add("lock", scheme, factory)
-
-    def add_serializer(
-        self,
-        type: type,  # noqa: A002 - it is the type that is meant
-        code: int,
-        encode: Callable[[Any], bytes],
-        decode: Callable[[bytes], Any],
-    ) -> None:
-        """Let values of exactly *type* be written, as *code* (64 to 127) and the bytes of *encode*.
-
-        The code is part of the stored data: it stays the same for ever, in every release.
-        Raises ConfigurationError if another distribution has the type or the code.
-        """
-        extension = Extension(type, code, encode, decode)
-        for owner, other in self._extensions.values():
-            if other.code == code or other.type is type:
-                raise ConfigurationError(
-                    f"serializers of {owner} and {self.offering} both claim "
-                    f"{'code ' + str(code) if other.code == code else type.__qualname__}"
-                )
-        self._extensions[code] = (self.offering, extension)
-
-    @property
-    def extensions(self) -> list[Extension]:
-        """The serializers that were added."""
-        return [extension for _, extension in self._extensions.values()]
-
-    def schemes(self) -> dict[str, dict[str, str]]:
-        """Return, by component, the distribution behind each scheme."""
-        offered: dict[str, dict[str, str]] = {component: {} for component in COMPONENTS}
-        for (component, scheme), (distribution, _) in sorted(self._factories.items()):
-            offered[component][scheme] = distribution
-        return offered
-
-    def factory(self, component: str, scheme: str) -> Callable[..., Any] | None:
-        """Return the factory of *component* for *scheme*, None if nobody offers it."""
-        found = self._factories.get((component, scheme))
-        return None if found is None else found[1]
-
-    def _add(self, component: str, scheme: str, factory: Callable[..., Any]) -> None:
-        key = (component, scheme)
-        if key in self._factories:
-            raise ConfigurationError(
-                f"{self._factories[key][0]} and {self.offering} both offer a {component} adapter "
-                f"for {scheme}://; uninstall one of them"
-            )
-        if not callable(factory):
-            raise ConfigurationError(
-                f"{self.offering}: the factory of {scheme}:// is not callable: {shown(factory)}"
-            )
-        self._factories[key] = (self.offering, factory)
-
-
-class PluginRegistry:
-    """Application plugins that installed distributions offer, by name."""
-
-    def __init__(self) -> None:
-        self._plugins: dict[str, tuple[str, type[Plugin]]] = {}
-        #: The distribution whose hook runs at the moment.
-        self.offering = "?"
-
-    def add(self, plugin: type[Plugin]) -> None:
-        """Offer *plugin* under its name; it is loaded where `App(plugins=[name])` names it."""
-        if plugin.name in self._plugins:
-            raise ConfigurationError(
-                f"{self._plugins[plugin.name][0]} and {self.offering} both offer a plugin "
-                f"{plugin.name!r}"
-            )
-        self._plugins[plugin.name] = (self.offering, plugin)
-
-    def find(self, name: str) -> type[Plugin] | None:
-        """Return the plugin class *name*, None if nobody offers it."""
-        found = self._plugins.get(name)
-        return None if found is None else found[1]
-
-    def names(self) -> list[str]:
-        """Return the names of all plugins on offer."""
-        return sorted(self._plugins)
+_CONTRACTS: dict[str, type] = {
+    "cache": CacheAdapter,
+    "pub_sub": PubSubAdapter,
+    "event_queue": EventQueueAdapter,
+    "lock": LockAdapter,
+}
 
 
 class Specifications:
@@ -209,42 +109,106 @@ class Discovery:
     def adapters(self) -> AdapterRegistry:
         """Ask every plugin for its adapters.
 
-        A plugin whose hook fails is put among the failures. Two that claim one scheme are a
-        ConfigurationError that names both.
+        A plugin whose hook fails offers none and is put among the failures. Two that claim one
+        scheme are a ConfigurationError that names both.
         """
         registry = AdapterRegistry()
-        self._ask("corekit_register_adapters", registry)
+        self._fill("corekit_register_adapters", registry)
+        return registry
+
+    def plugins(self) -> PluginRegistry:
+        """Ask every plugin for the application plugins that it offers, as `adapters` does."""
+        registry = PluginRegistry()
+        self._fill("corekit_register_plugins", registry)
         return registry
 
     def bridges(self) -> list[Bridge]:
-        """Ask every plugin for its after-commit bridges."""
+        """Ask every plugin for its after-commit bridges.
+
+        A plugin whose hook fails offers none and is put among the failures.
+        """
         bridges: list[Bridge] = []
-        self._ask("corekit_register_bridges", bridges)
+        for implementation in self._implementations("corekit_register_bridges"):
+            offered: list[Bridge] = []
+            if self._call(implementation, offered):
+                bridges += offered
         return bridges
 
-    def plugins(self) -> PluginRegistry:
-        """Ask every plugin for the application plugins that it offers."""
-        registry = PluginRegistry()
-        self._ask("corekit_register_plugins", registry)
-        return registry
-
     def add_commands(self, group: click.Group) -> None:
-        """Let every plugin add its commands to *group*."""
-        self._ask("corekit_register_commands", group)
+        """Let every plugin add its commands to *group*; what fails is put among the failures."""
+        for implementation in self._implementations("corekit_register_commands"):
+            self._call(implementation, group)
 
-    def _ask(self, hook: str, collector: object) -> None:
-        # One by one, not through the hook caller: it must be known who offers what, and one
-        # plugin's failure must not stop the others.
-        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
-            if isinstance(collector, AdapterRegistry | PluginRegistry):
-                collector.offering = implementation.plugin_name
-            try:
-                # Every hook takes exactly one argument; an implementation may leave it out.
-                implementation.function(*[collector for _ in implementation.argnames])
-            except ConfigurationError:
-                raise
-            except Exception as error:  # noqa: BLE001 - whatever a third party's code does
-                self.failures[implementation.plugin_name] = error
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        # Called one by one, not through the hook caller: it must be known who offers what, and
+        # one plugin's failure must not stop the others.
+        caller: pluggy.HookCaller = getattr(self.manager.hook, hook)
+        return caller.get_hookimpls()
+
+    def _fill(self, hook: str, registry: AdapterRegistry | PluginRegistry) -> None:
+        for implementation in self._implementations(hook):
+            registry.offering = implementation.plugin_name
+            if not self._call(implementation, registry):
+                registry.withdraw(implementation.plugin_name)
+
+    def _call(self, implementation: pluggy.HookImpl, collector: object) -> bool:
+        """Call one plugin's hook; return whether it did its work."""
+        try:
+            # Every hook takes exactly one argument; an implementation may leave it out.
+            implementation.function(*[collector for _ in implementation.argnames])
+        except (Conflict, KeyboardInterrupt):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever a third party's code does
+            self._failed(implementation.plugin_name, error)
+            return False
+        return True
+
+    def _load(self, entry: EntryPoint) -> None:
+        distribution = _canonical(entry.dist.name if entry.dist is not None else entry.name)
+        try:
+            plugin = entry.load()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - its import may do anything, exit too
+            # Not logged: who does not use it need not know.
+            self.failures[distribution] = error
+            return
+        try:
+            self._register(distribution, plugin)
+        except (pluggy.PluginValidationError, ConfigurationError) as error:
+            self._failed(distribution, error)
+        else:
+            self.loaded[distribution] = entry.dist.version if entry.dist else "?"
+
+    def _register(self, distribution: str, plugin: object) -> None:
+        if self.manager.has_plugin(distribution):
+            raise ConfigurationError(f"it has more than one entry point in the group {GROUP!r}")
+        if self.manager.is_registered(plugin):
+            other = self.manager.get_name(plugin)
+            raise ConfigurationError(f"its entry point is the same object as that of {other}")
+        try:
+            self.manager.register(plugin, name=distribution)
+            self._check(plugin)
+        except Exception:
+            # `register` is not atomic.
+            self.manager.unregister(name=distribution)
+            raise
+
+    def _check(self, plugin: object) -> None:
+        # A misspelt hook would otherwise never be called, and nobody would know.
+        self.manager.check_pending()
+        callers = self.manager.get_hookcallers(plugin)
+        if not callers:
+            raise ConfigurationError("it has no function that is marked with @hookimpl")
+        for caller in callers:
+            function = getattr(plugin, caller.name)
+            if is_async(function) or inspect.isgeneratorfunction(function):
+                raise ConfigurationError(f"its hook {caller.name} must be a plain function")
+
+    def _failed(self, distribution: str, error: BaseException) -> None:
+        # The distribution's own fault, which its author wants to see at once.
+        self.failures[distribution] = error
+        logger.error("%s takes no part: %s", distribution, _reason(error))
 
 
 def discover(
@@ -260,20 +224,9 @@ def discover(
     discovery = Discovery(manager)
     for name, plugin in builtins.items():
         manager.register(plugin, name=name)
+    # pluggy's own loader lets one broken plugin stop all, and drops equal names silently.
     for entry in entry_points(group=GROUP) if entries is None else entries:
-        # pluggy's own loader lets one broken plugin stop all, and drops equal names silently.
-        distribution = entry.dist.name if entry.dist is not None else entry.name
-        try:
-            manager.register(entry.load(), name=distribution)
-            manager.check_pending()
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
-            discovery.failures[distribution] = error
-            if manager.has_plugin(distribution):
-                manager.unregister(name=distribution)
-        else:
-            discovery.loaded[distribution] = entry.dist.version if entry.dist else "?"
+        discovery._load(entry)
     return discovery
 
 
@@ -287,22 +240,41 @@ def build_adapter(
     """Return a new adapter of *component* for *url*.
 
     Raises AdapterNotFound if no installed distribution offers one (its text names what is
-    installed, the closest match, and what to install) and ConfigurationError if the backend
-    offers other components only.
+    installed, the closest match, and what to install) or its driver cannot be imported, and
+    ConfigurationError if the backend offers other components only, or its factory fails or returns
+    what is no such adapter.
     """
     factory = registry.factory(component, url.scheme)
     if factory is None:
         raise _not_found(discovery, registry, component, url)
+    distribution = registry.schemes()[component][url.scheme]
+    place = f"{component}: the factory of {url.scheme}:// in {distribution}"
     try:
         adapter = factory(url, context)
     except ImportError as error:
         raise AdapterNotFound(
-            f"{component}: the backend of {url.scheme}:// is installed but its driver fails to "
-            f"import: {error}"
+            f"{component}: {distribution} is installed, but the driver of {url.scheme}:// fails "
+            f"to import: {_reason(error)}"
         ) from error
-    if adapter is None:
-        raise ConfigurationError(f"{component}: the factory of {url.scheme}:// returned None")
+    except CorekitError:
+        raise
+    except Exception as error:
+        # Its text stays in the cause: it may hold the URL's password.
+        raise ConfigurationError(f"{place} failed with {type(error).__name__}") from error
+    if inspect.iscoroutine(adapter):
+        adapter.close()
+        raise ConfigurationError(f"{place} must be a plain function, not async")
+    missing = sorted(name for name in _members(_CONTRACTS[component]) if not hasattr(adapter, name))
+    if missing:
+        raise ConfigurationError(
+            f"{place} returned {shown(adapter)}, which is no {component} adapter: "
+            f"it lacks {', '.join(missing)}"
+        )
     return adapter
+
+
+def _members(contract: type) -> set[str]:
+    return {name for name in {*vars(contract), *contract.__annotations__} if name[0] != "_"}
 
 
 def _not_found(
@@ -318,14 +290,36 @@ def _not_found(
             f"{', '.join(able) or 'none'}"
         )
     text = f"{component}: no adapter for {url.scheme}://; installed: {', '.join(schemes) or 'none'}"
-    close = difflib.get_close_matches(url.scheme, [*schemes, *_KNOWN], n=1)
-    if close and close[0] != url.scheme:
-        text += f"; did you mean {close[0]}://"
-    package = _KNOWN.get(url.scheme) or (_KNOWN.get(close[0]) if close else None)
-    if package and package not in discovery.loaded:
+    meant = _meant(url.scheme, schemes)
+    if meant is not None and meant != url.scheme:
+        text += f"; did you mean {meant}://"
+    package = _KNOWN.get(meant) if meant else None
+    if package and package not in discovery.loaded and package not in discovery.failures:
         text += f"; pip install {package}"
     for distribution, failure in discovery.failures.items():
-        text += f"; {distribution} is installed but failed: {type(failure).__name__}: {failure}"
+        text += f"; {distribution} is installed but failed: {_reason(failure)}"
     error = AdapterNotFound(text)
-    error.__cause__ = next(iter(discovery.failures.values()), None)
+    failures = list(discovery.failures.values())
+    error.__cause__ = discovery.failures.get(package or "", failures[0] if failures else None)
     return error
+
+
+def _meant(scheme: str, schemes: list[str]) -> str | None:
+    """Return the scheme that was probably meant, None if no guess is good."""
+    if scheme in _KNOWN:
+        return scheme
+    for known, package in _KNOWN.items():
+        if package == f"corekit-{scheme}":
+            return known
+    close = difflib.get_close_matches(scheme, [*schemes, *_KNOWN], n=1)
+    return close[0] if close else None
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:297] + '...'}"
+
+
+def _canonical(name: str) -> str:
+    """Return a distribution's name as package indexes write it."""
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -35,7 +35,7 @@ class Bridge(Protocol):
 
 
 class AfterCommit:
-    """Calls functions after commits; *bridges* are asked in their order, after the built-in ones."""
+    """Calls functions after commits; *bridges* are asked in order, after the built-in ones."""
 
     def __init__(self, bridges: Iterable[Bridge] = ()) -> None:
         self._bridges: tuple[Bridge, ...] = (_sqlalchemy, _django, _own_method, *bridges)
