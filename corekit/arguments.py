@@ -39,6 +39,9 @@ def seconds(
 
     Raises InvalidType for another type and InvalidArgument for NaN or a value out of range.
     """
+    # The usual case first: this check is on every data path.
+    if (type(value) is float or type(value) is int) and 0 < value <= LONGEST:
+        return float(value)
     if isinstance(value, timedelta):
         value = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, int | float):

@@ -10,7 +10,7 @@ from weakref import ref
 
 from .. import arguments
 from ..adapters import Grant
-from ..errors import LockLost, NotOpenError
+from ..errors import BackendError, LockLost, NotOpenError
 
 if TYPE_CHECKING:
     from .critical_section import CriticalSection
@@ -29,26 +29,21 @@ class Lease:
     cancel the block when it is lost (`LockManager.lock` does).
     """
 
-    __slots__ = (
-        "_alarm",
-        "_deadline",
-        "_end",
-        "_extending",
-        "_grant",
-        "_least_ttl",
-        "_lost",
-        "_task",
-        "key",
-        "section",
-        "session",
-        "token",
-    )
-
     key: str
     """The key, as it was given to `acquire`."""
 
     token: int
     """The fencing token: greater than that of every earlier holder of the key."""
+
+    # Most leases are taken and released, and nothing else: what they do not need is set when it is.
+    _end: str | None = None
+    _lost: asyncio.Event | None = None
+    _alarm: asyncio.TimerHandle | None = None
+    _extending: asyncio.Lock | None = None
+    _least_ttl = 0.0
+
+    section: CriticalSection | None = None
+    """The block of work that ends with this lease; for the managers."""
 
     def __init__(
         self, session: LockSession, key: str, grant: Grant, task: asyncio.Task[Any] | None
@@ -56,17 +51,10 @@ class Lease:
         self.key = key
         self.token = grant.token
         self.session = session
-        #: The block of work that ends with this lease.
-        self.section: CriticalSection | None = None
-        self._grant = grant
+        self.grant = grant
         self._deadline = grant.since + session.reliable(grant.ttl)
         # Not the task itself: a lease that is never released must not keep it alive.
         self._task = None if task is None else ref(task)
-        self._end: str | None = None
-        self._lost: asyncio.Event | None = None
-        self._alarm: asyncio.TimerHandle | None = None
-        self._extending: asyncio.Lock | None = None
-        self._least_ttl = 0.0
 
     def __repr__(self) -> str:
         if self._end is _RELEASED:
@@ -152,13 +140,18 @@ class Lease:
 
         Raises WrongLoop and ForkedProcess, and then changes nothing.
         """
+        if self._end is None:
+            self.session.gate.check()
+            self.expire()
         if self._end is not None:
             return
-        self.session.gate.check()
-        self.expire()
-        if self._end is None:
-            self._finish(_RELEASED)
-            await self.session.release(self._grant)
+        self._finish(_RELEASED)
+        try:
+            await self.session.adapter.release(self.grant)
+        except (BackendError, NotOpenError, asyncio.CancelledError) as error:
+            self.session.release_failed(self.grant, error)
+            if isinstance(error, asyncio.CancelledError):
+                raise
 
     # What follows is for the managers; nothing is promised for it.
 
@@ -179,7 +172,7 @@ class Lease:
     @property
     def renewal_due(self) -> float:
         """When a third of the ttl is over, on the clock's monotonic scale."""
-        return self._grant.since + self._grant.ttl - self._least_ttl * 2 / 3
+        return self.grant.since + self.grant.ttl - self._least_ttl * 2 / 3
 
     def keep_at_least(self, ttl: float) -> None:
         """Let no extension be shorter than *ttl*."""
@@ -224,7 +217,10 @@ class Lease:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        self.session.forget(self._grant.name, self)
+        leases = self.session.leases
+        # A younger lease may have taken its place.
+        if leases.get(self.grant.name) is self:
+            del leases[self.grant.name]
 
     def _end_at(self, deadline: float) -> None:
         self._deadline = deadline
@@ -238,7 +234,7 @@ class Lease:
         # Once it is asked, the backend may count the new time, and that may be the shorter one.
         self._end_at(min(self._deadline, session.clock.monotonic() + session.reliable(ttl)))
         try:
-            grant = await session.adapter.extend(self._grant, ttl)
+            grant = await session.adapter.extend(self.grant, ttl)
         except NotOpenError:
             self._require_held()
             raise
@@ -246,8 +242,8 @@ class Lease:
             self.lose(_TAKEN)
         elif self.was_lost:
             # The answer came after the holder's own deadline: too late for it, so nobody's.
-            await session.release(grant)
+            session.release_later(grant)
         elif self._end is None:
-            self._grant = grant
+            self.grant = grant
             self._end_at(grant.since + session.reliable(grant.ttl))
         self._require_held()

@@ -89,7 +89,10 @@ class LockManager:
         """
         seconds = self._ttl(ttl)
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
-        return await self._acquire_in_time(names.checked("key", key), seconds, limit)
+        lease = await self._acquire(names.checked("key", key), seconds, limit)
+        if lease is None:
+            raise LockTimeout(f"lock {key!r} was not free within {limit:g} s")
+        return lease
 
     async def try_acquire(
         self, key: str, timeout: float | timedelta = 0, *, ttl: float | timedelta = 10
@@ -195,17 +198,19 @@ class LockManager:
             raise self._gate.refusal()
         self._gate.check()
         name = self._prefix + names.escaped(key)
-        held = session.find(name)
+        held = session.leases.get(name)
         if held is not None and held.is_mine:
             raise LockNotAcquired(f"lock {key!r} is held by this very task, as {held!r}")
-        grant = await session.adapter.acquire(name, max(ttl, session.adapter.least_ttl), wait)
+        adapter = session.adapter
+        least = adapter.least_ttl
+        grant = await adapter.acquire(name, ttl if ttl > least else least, wait)
         if grant is None:
             return None
         if self._session is not session:
             # Stopped meanwhile: the adapter, which is closing, releases it.
             raise self._gate.refusal()
-        lease = Lease(session, key, grant, asyncio.current_task())
-        session.add(name, lease)
+        lease = Lease(session, key, grant, asyncio.current_task(session.loop))
+        session.add(lease)
         return lease
 
 

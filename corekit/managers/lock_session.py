@@ -28,15 +28,15 @@ class LockSession:
         self.loop = asyncio.get_running_loop()
         self.tasks = TaskOwner("lock")
         #: The youngest lease of each name. It may have ended by its time without being noticed.
-        self._leases: dict[str, Lease] = {}
+        self.leases: dict[str, Lease] = {}
         self._sweep_at = _FEW
         self._remote = Guarantee.SHARED in adapter.guarantees
 
     def __repr__(self) -> str:
-        return f"<LockSession leases={len(self._leases)} {self.adapter!r}>"
+        return f"<LockSession leases={len(self.leases)} {self.adapter!r}>"
 
     def __len__(self) -> int:
-        return len(self._leases)
+        return len(self.leases)
 
     def reliable(self, ttl: float) -> float:
         """Return how long a holder may rely on *ttl*, so that it ends before the backend's.
@@ -45,38 +45,28 @@ class LockSession:
         holder needs to notice: a tenth, at most 1 s and 0.1 % of the ttl. Inside one process the
         clock is the same, and only the order of timers matters.
         """
-        return ttl - (min(0.1 * ttl, 1 + 0.001 * ttl) if self._remote else min(0.01 * ttl, 0.01))
+        if self._remote:
+            return ttl - min(0.1 * ttl, 1 + 0.001 * ttl)
+        return ttl - 0.01 if ttl > 1 else ttl * 0.99
 
-    def find(self, name: str) -> Lease | None:
-        """Return the youngest lease of *name*, None if there is none; it may be over."""
-        return self._leases.get(name)
-
-    def add(self, name: str, lease: Lease) -> None:
-        """Remember *lease* until `forget`, or until its time is over."""
-        if len(self._leases) >= self._sweep_at:
-            for old in list(self._leases.values()):
+    def add(self, lease: Lease) -> None:
+        """Remember *lease* until it has ended."""
+        leases = self.leases
+        if len(leases) >= self._sweep_at:
+            for old in list(leases.values()):
                 old.expire()
             # Looked through again only when as many have come as stayed: constant cost per lease.
-            self._sweep_at = max(_FEW, 2 * len(self._leases))
-        self._leases[name] = lease
+            self._sweep_at = max(_FEW, 2 * len(leases))
+        leases[lease.grant.name] = lease
 
-    def forget(self, name: str, lease: Lease) -> None:
-        """Drop *lease*, which has ended, unless a younger one has taken its place."""
-        if self._leases.get(name) is lease:
-            del self._leases[name]
+    def release_failed(self, grant: Grant, error: BaseException) -> None:
+        """Make the best of a release that ended with *error*.
 
-    async def release(self, grant: Grant) -> None:
-        """Release *grant* at the backend; a failure is logged, since it then ends by its time.
-
-        If the call is cancelled, the release is repeated in the background.
+        A cancelled one is repeated in the background; otherwise the grant ends by its time.
         """
-        try:
-            await self.adapter.release(grant)
-        except asyncio.CancelledError:
-            if self.gate.is_open:
-                self.tasks.spawn(self.release(grant), name=f"release {grant.name}")
-            raise
-        except (BackendError, NotOpenError) as error:
+        if isinstance(error, asyncio.CancelledError):
+            self.release_later(grant)
+        else:
             logger.warning(
                 "lock %s: releasing token %d failed, it ends by its time within %g s: %s",
                 grant.name,
@@ -85,12 +75,23 @@ class LockSession:
                 error,
             )
 
+    def release_later(self, grant: Grant) -> None:
+        """Release *grant* in the background, unless the session ends and so releases everything."""
+        if self.gate.is_open:
+            self.tasks.spawn(self._release(grant), name=f"release {grant.name}")
+
+    async def _release(self, grant: Grant) -> None:
+        try:
+            await self.adapter.release(grant)
+        except (BackendError, NotOpenError) as error:
+            self.release_failed(grant, error)
+
     async def close(self, reason: str, unwinding: float) -> None:
         """End every lease, because of *reason*, and close the adapter.
 
         Blocks of work under a lease get *unwinding* seconds to end before their key is free.
         """
-        leases = list(self._leases.values())
+        leases = list(self.leases.values())
         stopped = [lease.section.stop() for lease in leases if lease.section is not None]
         for lease in leases:
             lease.lose(reason)

@@ -91,12 +91,15 @@ class LockHub:
     def take(self, adapter: MemoryLock, name: str, ttl: float, now: float) -> Grant | None:
         """Own *name* if it is free, else return None."""
         with self._mutex:
-            holding = self._holdings.get(name)
+            holdings = self._holdings
+            holding = holdings.get(name)
             if holding is not None and (holding.expires > now or self._pass_on(name, holding, now)):
                 return None
-            if len(self._holdings) >= self._sweep_at:
+            if len(holdings) >= self._sweep_at:
                 self._sweep(now)
-            return self._give(adapter, name, ttl, now, None)
+            holdings[name] = holding = _Holding(adapter, now + ttl, None)
+            self._token = token = self._token + 1
+            return Grant(name, token, ttl, now, holding)
 
     def enqueue(self, waiter: _Waiter, now: float) -> None:
         """Own the name if it is free, else wait behind all who wait already."""
@@ -145,9 +148,14 @@ class LockHub:
     def release(self, grant: Grant, now: float) -> None:
         """Pass the name on to the longest waiter, unless the grant has ended."""
         with self._mutex:
-            holding = self._holdings.get(grant.name)
-            if holding is grant.owner and holding is not None:
-                self._pass_on(grant.name, holding, now)
+            name = grant.name
+            holding = self._holdings.get(name)
+            if holding is None or holding is not grant.owner:
+                return
+            if holding.waiters:
+                self._pass_on(name, holding, now)
+            else:
+                del self._holdings[name]
 
     def release_all(self, adapter: MemoryLock, now: float) -> None:
         """Release everything that *adapter* holds."""
@@ -156,21 +164,16 @@ class LockHub:
                 if holding.adapter is adapter:
                     self._pass_on(name, holding, now)
 
-    def _give(
-        self, adapter: MemoryLock, name: str, ttl: float, now: float, waiters: _Queue | None
-    ) -> Grant:
-        self._holdings[name] = holding = _Holding(adapter, now + ttl, waiters)
-        self._token += 1
-        return Grant(name, self._token, ttl, now, holding)
-
     def _pass_on(self, name: str, holding: _Holding, now: float) -> bool:
         """Give *name* to its longest waiter; False if there is none, and then it is free."""
         waiters = holding.waiters
         while waiters:
             waiter, _ = waiters.popitem(last=False)
-            waiter.grant = self._give(waiter.adapter, name, waiter.ttl, now, waiters)
+            self._holdings[name] = holding = _Holding(waiter.adapter, now + waiter.ttl, waiters)
+            self._token += 1
+            waiter.grant = Grant(name, self._token, waiter.ttl, now, holding)
             if waiter.wake():
-                self._alert(self._holdings[name])
+                self._alert(holding)
                 return True
         del self._holdings[name]
         return False
