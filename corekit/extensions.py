@@ -14,13 +14,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
 from msgpack import ExtType
 
 from .arguments import shown
 from .errors import ConfigurationError, SerializationError
+
+T = TypeVar("T", datetime, time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +110,24 @@ def _read_int(data: bytes) -> int:
     return int.from_bytes(data, "big", signed=True)
 
 
+def _check_zone(value: datetime | time) -> None:
+    if value.tzinfo is not None:
+        offset = value.utcoffset()
+        if offset is None:
+            raise ValueError("its time zone has no fixed offset here")
+        if offset.microseconds:  # Python reads some of these as UTC
+            raise ValueError("its time zone has an offset with a fraction of a second")
+
+
 def _iso(value: datetime | time) -> bytes:
-    if value.tzinfo is not None and value.utcoffset() is None:
-        raise ValueError("its time zone has no fixed offset here")
+    _check_zone(value)
     return value.isoformat().encode() + (_FOLD if value.fold else b"")
 
 
-def _read_datetime(data: bytes) -> datetime:
-    text = data.removesuffix(_FOLD).decode("ascii")
-    return datetime.fromisoformat(text).replace(fold=int(data.endswith(_FOLD)))
-
-
-def _read_time(data: bytes) -> time:
-    text = data.removesuffix(_FOLD).decode("ascii")
-    return time.fromisoformat(text).replace(fold=int(data.endswith(_FOLD)))
+def _from_iso(kind: type[T], data: bytes) -> T:
+    value = kind.fromisoformat(data.removesuffix(_FOLD).decode("ascii"))
+    _check_zone(value)
+    return value.replace(fold=int(data.endswith(_FOLD)))
 
 
 #: By exact type, what msgpack is to write in a value's stead.
@@ -146,9 +153,9 @@ WRITERS: dict[type, Callable[[Any], Any]] = {
 #: By code, how an extension's bytes become a value; anything may be raised for bad ones.
 READERS: dict[int, Callable[[bytes], Any]] = {
     _INT: _read_int,
-    _DATETIME: _read_datetime,
+    _DATETIME: partial(_from_iso, datetime),
     _DATE: lambda data: date.fromisoformat(data.decode("ascii")),
-    _TIME: _read_time,
+    _TIME: partial(_from_iso, time),
     _TIMEDELTA: lambda data: timedelta(*struct.unpack(">iii", data)),
     _DECIMAL: lambda data: Decimal(data.decode("ascii")),
     _UUID: lambda data: UUID(bytes=data),
