@@ -1,0 +1,134 @@
+"""A message of the event queue as its handler, its envelope and its dead letter show it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..adapters import DeadMessage
+from ..arguments import LONGEST, shown
+from ..errors import SerializationError
+from ..serialization import Serializer
+from . import backoff
+
+#: How much of an error's text a dead letter keeps, in characters.
+_ERROR_LENGTH = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryContext:
+    """What a handler is told about the delivery beside the message itself."""
+
+    id: str
+    """The message's id, the same in every delivery of it: handlers can be idempotent by it."""
+
+    attempt: int
+    """1 for the first; one more after each failure."""
+
+    channel: str
+    """The channel, as it was named in `subscribe`."""
+
+    published_at: float
+    """When the message was published, in Unix seconds."""
+
+    deadline: float
+    """When this delivery times out and the handler is cancelled, in Unix seconds."""
+
+
+Process = Callable[[Any, DeliveryContext], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A message that failed for good and is kept for inspection and `requeue`."""
+
+    id: str
+    message: Any
+    """The message; the bytes of its envelope if they cannot be decoded."""
+
+    error: str
+    """Why it failed the last time: "ClassName: text"."""
+
+    attempts: int
+    died_at: float
+    """Unix seconds."""
+
+
+class Envelope(NamedTuple):
+    """What travels with a message: how it is to be handled, fixed by its publisher."""
+
+    timeout: float
+    max_retries: int
+    waits: backoff.Waits
+    body: Any
+
+
+_HEAD = 3
+
+
+def sealed(
+    serializer: Serializer,
+    message: Any,
+    *,
+    timeout: float,
+    max_retries: int,
+    waits: backoff.Waits,
+) -> bytes:
+    """Return *message* and its options as the bytes that are queued.
+
+    Raises SerializationError or MessageTooLarge.
+    """
+    return serializer.seal((timeout, max_retries, waits), message)
+
+
+def opened(serializer: Serializer, payload: bytes) -> Envelope:
+    """Return the envelope in *payload*; raises SerializationError if there is none."""
+    timeout, max_retries, waits, body = serializer.unseal(payload, _HEAD)
+    if type(timeout) is not float or not 0 < timeout <= LONGEST:
+        raise SerializationError(f"the envelope's timeout is {shown(timeout)}")
+    if type(max_retries) is not int or max_retries < 0:
+        raise SerializationError(f"the envelope's max_retries is {shown(max_retries)}")
+    # Nearly every message has the default, which needs no check.
+    if waits != backoff.FIRST:
+        try:
+            waits = backoff.checked(waits)
+        except ValueError as error:
+            raise SerializationError(f"the envelope's back-off: {error}") from None
+    return Envelope(timeout, max_retries, waits, body)
+
+
+def dead_letter(serializer: Serializer, dead: DeadMessage) -> DeadLetter:
+    """Return *dead* as its finder sees it."""
+    try:
+        message = opened(serializer, dead.payload).body
+    except SerializationError:
+        message = dead.payload
+    return DeadLetter(dead.id, message, dead.error, dead.attempts, dead.died_at)
+
+
+def error_text(error: BaseException) -> str:
+    """Return *error* as a dead letter keeps it: "ClassName: text", cut."""
+    name = type(error).__name__
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a handler's error may be broken in any way
+        text = "(its text cannot be had)"
+    text = f"{name}: {text}" if text else name
+    # Lone surrogates, which file names bring along, could not be stored.
+    text = text.encode("utf-8", "replace").decode()
+    return text if len(text) <= _ERROR_LENGTH else text[: _ERROR_LENGTH - 3] + "..."
+
+
+_inside: ContextVar[bool] = ContextVar("corekit_inside_handler", default=False)
+
+
+def inside_handler() -> bool:
+    """Tell whether the running code belongs to a handler of an event queue, or to its child."""
+    return _inside.get()
+
+
+def enter_handler() -> None:
+    """Mark the present context as a handler's."""
+    _inside.set(True)

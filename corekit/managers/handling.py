@@ -1,0 +1,155 @@
+"""One delivery from its handler's start to its settlement."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from enum import Enum, auto
+
+from ..adapters import Consumer, Delivery
+from ..errors import SerializationError
+from . import backoff
+from .context import ManagerContext
+from .delivery import DeliveryContext, Envelope, Process, error_text, opened
+
+logger = logging.getLogger("corekit.event_queue")
+
+#: So many deaths in a row make a dead letter.
+POISON = 10
+
+
+class Stage(Enum):
+    """How far it has come with a handler."""
+
+    RUNNING = auto()
+
+    TIMED_OUT = auto()
+    """Past its deadline, and cancelled."""
+
+    STOPPED = auto()
+    """Cancelled, because the grace time of a stop is over."""
+
+    ABANDONED = auto()
+    """Cancelled and still running; its message has been settled without it."""
+
+
+class Run:
+    """A task that runs handlers, and the one that it is at."""
+
+    __slots__ = ("deadline", "delivery", "envelope", "stage", "suspended", "task")
+
+    task: asyncio.Task[None]
+    envelope: Envelope
+
+    def __init__(self, delivery: Delivery) -> None:
+        self.delivery = delivery
+        self.stage = Stage.RUNNING
+        #: On the monotonic clock; infinite before the first handler.
+        self.deadline = math.inf
+        #: Whether the task has come to an await, so that others ran beside it.
+        self.suspended = False
+
+
+class Handling:
+    """Runs one channel's process function, and settles each message by how that ended."""
+
+    def __init__(
+        self, channel: str, process: Process, context: ManagerContext, consumer: Consumer
+    ) -> None:
+        self._channel = channel
+        self._process = process
+        self._clock = context.clock
+        self._serializer = context.serializer
+        self._consumer = consumer
+
+    def __repr__(self) -> str:
+        return f"<Handling {self._channel!r} by {self._process!r}>"
+
+    async def handle(self, run: Run, delivery: Delivery, now: float) -> None:
+        """Run the handler on *delivery*, as *run*; *now* is the monotonic time."""
+        envelope = self._opened(delivery)
+        if envelope is None:
+            return
+        run.delivery = delivery
+        run.envelope = envelope
+        run.deadline = now + envelope.timeout
+        context = DeliveryContext(
+            delivery.id,
+            delivery.attempt,
+            self._channel,
+            delivery.published_at,
+            self._clock.time() + envelope.timeout,
+        )
+        try:
+            await self._process(envelope.body, context)
+        except (KeyboardInterrupt, SystemExit):
+            # The process is to end; asyncio lets these two out of the loop.
+            if run.stage is not Stage.ABANDONED:
+                self._consumer.release(delivery, started=True)
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever else it is, it is the handler's failure
+            self._raised(run, error)
+        else:
+            if run.stage is Stage.RUNNING:
+                self._consumer.ack(delivery)
+            else:
+                self.settle_cancelled(run)
+
+    def settle_cancelled(self, run: Run) -> None:
+        """Settle the message of *run*, whose handler was cancelled, by the reason for that."""
+        if run.stage is Stage.TIMED_OUT:
+            text = f"TimeoutError: the handler ran longer than {run.envelope.timeout:g} s"
+            self._failed(run, text, None)
+        elif run.stage is Stage.STOPPED:
+            self._consumer.release(run.delivery, started=True)
+
+    def _opened(self, delivery: Delivery) -> Envelope | None:
+        if delivery.deaths >= POISON:
+            logger.error(
+                "channel %r: message %s is poison: %d deliveries in a row died with it",
+                self._channel,
+                delivery.id,
+                delivery.deaths,
+            )
+            self._consumer.bury(
+                delivery, error=f"poison: {delivery.deaths} deliveries in a row died with it"
+            )
+            return None
+        try:
+            return opened(self._serializer, delivery.payload)
+        except SerializationError as error:
+            logger.error(  # noqa: TRY400 - the traceback would show the decoder, not the sender
+                "channel %r: message %s cannot be read: %s", self._channel, delivery.id, error
+            )
+            self._consumer.bury(delivery, error=error_text(error))
+            return None
+
+    def _raised(self, run: Run, error: BaseException) -> None:
+        if run.stage is not Stage.RUNNING:
+            self.settle_cancelled(run)
+        elif isinstance(error, asyncio.CancelledError) and run.task.cancelling():
+            # Neither a timeout nor our stop: the whole loop is being torn down.
+            self._consumer.release(run.delivery, started=True)
+        else:
+            self._failed(run, error_text(error), error)
+
+    def _failed(self, run: Run, text: str, error: BaseException | None) -> None:
+        delivery, envelope = run.delivery, run.envelope
+        if delivery.attempt <= envelope.max_retries:
+            delay = backoff.wait(envelope.waits, delivery.attempt)
+            self._consumer.retry(delivery, delay=delay, error=text)
+            outcome = f"again in {delay:.1f} s"
+        else:
+            self._consumer.bury(delivery, error=text)
+            outcome = "a dead letter now"
+        logger.warning(
+            "channel %r: message %s failed at attempt %d of %d, %s: %s",
+            self._channel,
+            delivery.id,
+            delivery.attempt,
+            envelope.max_retries + 1,
+            outcome,
+            text,
+            exc_info=error,
+        )
