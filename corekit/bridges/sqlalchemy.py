@@ -164,13 +164,11 @@ def _wait_for_connection(
     waiting = _CONNECTIONS.get(connection)
     if waiting is None:
         _follow_commits(connection.engine.dialect)
-        event.listen(connection, "begin", _connection_ended)
-        event.listen(connection, "begin_twophase", _connection_ended)
+        event.listen(connection, "begin", _connection_began)
+        event.listen(connection, "begin_twophase", _connection_began)
         event.listen(connection, "savepoint", _savepoint_began)
         event.listen(connection, "release_savepoint", _savepoint_released)
         event.listen(connection, "rollback_savepoint", _savepoint_rolled_back)
-        event.listen(connection, "rollback", _connection_ended)
-        event.listen(connection, "rollback_twophase", _connection_ended)
         event.listen(connection, "commit", _connection_commits)
         waiting = _CONNECTIONS[connection] = _Waiting()
     waiting.add(callback)
@@ -196,8 +194,8 @@ def _savepoint_rolled_back(connection: Connection, *_: object) -> None:
     _CONNECTIONS[connection].roll_back_savepoint()
 
 
-def _connection_ended(connection: Connection, *_: object) -> None:
-    # Also when a transaction begins: a commit that failed is not told.
+def _connection_began(connection: Connection, *_: object) -> None:
+    # What still waits was rolled back, or its commit failed, which is not told.
     _CONNECTIONS[connection].take()
 
 
