@@ -103,12 +103,11 @@ class Lease:
         if self._lost is None:
             if self._end is None:
                 self.session.gate.check()
-            event = asyncio.Event()
+            self._lost = asyncio.Event()
             if self.was_lost:
-                event.set()
+                self._lost.set()
             elif self._end is None:
                 self.watch()
-            self._lost = event
         return self._lost
 
     async def extend(self, ttl: float | timedelta) -> None:

@@ -202,8 +202,7 @@ class LockManager:
         if held is not None and held.is_mine:
             raise LockNotAcquired(f"lock {key!r} is held by this very task, as {held!r}")
         adapter = session.adapter
-        least = adapter.least_ttl
-        grant = await adapter.acquire(name, ttl if ttl > least else least, wait)
+        grant = await adapter.acquire(name, max(ttl, adapter.least_ttl), wait)
         if grant is None:
             return None
         if self._session is not session:
