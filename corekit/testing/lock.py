@@ -17,14 +17,18 @@ import pytest
 from ..adapters import Grant, Guarantee, LockAdapter
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotOpenError
+from .clock import VirtualClock
 
 
 class LockSuite:
     """What every lock adapter does; inherit it and say how to make one.
 
-    The clauses take real time. An adapter that goes by the clock it is handed can be tested in
-    virtual time: override the fixture `clock` with one that returns a `VirtualClock`.
+    The clauses take real time, unless `virtual` says that the adapter lives in this process and
+    goes by the clock in its context only.
     """
+
+    virtual = False
+    """Whether to run in virtual time; `self.clock` must then be handed to the adapter."""
 
     ttl = 0.4
     """The lifetime that grants are made with, in seconds; a backend's least ttl may be longer."""
@@ -43,9 +47,9 @@ class LockSuite:
         pytest.skip("the suite is not told how to restart the backend")
 
     @pytest.fixture(name="clock")
-    def system_clock(self) -> Clock:
-        """Return the clock of the test."""
-        return SYSTEM_CLOCK
+    def clock_of_the_test(self) -> Clock:
+        """Return the clock that the test runs on."""
+        return VirtualClock() if self.virtual else SYSTEM_CLOCK
 
     @pytest.fixture(autouse=True)
     def prepare(self, clock: Clock) -> None:

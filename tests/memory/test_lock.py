@@ -11,15 +11,13 @@ import pytest
 from corekit.config import BackendURL
 from corekit.errors import NotOpenError
 from corekit.memory.lock import LockHub, MemoryLock, memory_lock
-from corekit.testing import VirtualClock, eventually
+from corekit.testing import eventually
 from corekit.testing.contexts import make_context
 from corekit.testing.lock import LockSuite
 
 
 class TestMemoryLock(LockSuite):
-    @pytest.fixture
-    def clock(self):
-        return VirtualClock()
+    virtual = True
 
     def make_adapter(self):
         return memory_lock(BackendURL.parse("memory://suite"), make_context(clock=self.clock))
