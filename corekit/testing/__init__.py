@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from ..memory.hub import drop as drop_memory
 from .clock import VirtualClock
 from .waiting import eventually
 
-__all__ = ["VirtualClock", "eventually"]
+__all__ = ["VirtualClock", "drop_memory", "eventually"]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -1,0 +1,407 @@
+"""The application: picks adapters, builds managers, opens and closes everything in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import signal
+import socket
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from datetime import timedelta
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from . import names
+from .adapters import AdapterContext, CacheAdapter
+from .arguments import seconds, shown, whole
+from .clock import SYSTEM_CLOCK, Clock
+from .config import BackendURL, from_environment
+from .errors import ConfigurationError, NotOpenError
+from .lifecycle import Gate
+from .managers.cache import Cache
+from .managers.cache_manager import CacheManager
+from .managers.context import ManagerContext
+from .managers.event_queue import EventQueue, inside_handler
+from .managers.lock import LockManager
+from .managers.pub_sub import PubSubManager
+from .managers.sync_messages import SyncMessageManager
+from .plugin import Plugin, checked, listens
+from .registry import COMPONENTS
+from .serialization import Serializer
+from .transactions import AfterCommit
+from .worker_mode import WorkerMode
+
+logger = logging.getLogger("corekit.app")
+
+_DEFAULT_URL = "memory://"
+
+
+class App:
+    """One instance of an application.
+
+    All instances have the same *name*; it prefixes every key, channel, queue and lock.
+
+    *backend* is the URL for each component that has none of its own in *cache*, *pub_sub*,
+    *event_queue* and *lock*; without any URL everything is `memory://`. *plugins* are `Plugin`
+    classes or instances, or names of plugins that installed distributions offer. *worker_mode*
+    says what this instance serves (see `serving`). *instance_id* must differ between instances
+    (default: host, process and a random part). *grace* is how long `stop` lets running queue
+    handlers go on, in seconds. *max_message* bounds every encoded message and cached value, in
+    bytes. *clock* is for tests.
+
+    Used as `async with app:`, by `start` and `stop`, or by `run`. A stopped App may be started
+    again, in another event loop too; subscriptions are kept. While it is open, every call must
+    come from the loop that started it (else WrongLoop); nothing but subscribing, registering and
+    asking works before (else NotOpenError).
+
+    Raises ConfigurationError, InvalidName, InvalidType or InvalidArgument for settings that
+    cannot work. Whether the URLs have installed backends is found out by `start`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        backend: str | None = None,
+        cache: str | None = None,
+        pub_sub: str | None = None,
+        event_queue: str | None = None,
+        lock: str | None = None,
+        plugins: Iterable[type[Plugin] | Plugin | str] = (),
+        worker_mode: str | None = None,
+        instance_id: str | None = None,
+        grace: float | timedelta = 10.0,
+        max_message: int = 64 * 1024 * 1024,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self.name = names.checked("name", name)
+        self.instance_id = (
+            _unique_id() if instance_id is None else names.checked("instance_id", instance_id)
+        )
+        self._urls = _urls(
+            backend, cache=cache, pub_sub=pub_sub, event_queue=event_queue, lock=lock
+        )
+        self._mode = WorkerMode.parse(worker_mode)
+        self._grace = seconds("grace", grace, zero=True)
+        # Here, not above: pluggy and importlib.metadata cost more than all the rest of corekit, and
+        # a process that only imports corekit needs neither.
+        from . import memory
+        from .plugins import discover
+
+        self._discovery = discover({"corekit": memory})
+        self._registry = self._discovery.adapters()
+        context = ManagerContext(
+            app=self.name,
+            instance_id=self.instance_id,
+            clock=clock,
+            serializer=Serializer(
+                self._registry.extensions,
+                max_size=whole("max_message", max_message, least=1024),
+            ),
+            after_commit=AfterCommit(self._discovery.bridges()),
+        )
+        self._adapter_context = AdapterContext(
+            self.name, self.instance_id, clock=clock, max_message=max_message
+        )
+        self.cache_manager = CacheManager(context, self._store)
+        self.pub_sub_manager = PubSubManager(context)
+        self.sync_message_manager = SyncMessageManager(self.pub_sub_manager)
+        self.event_queue = EventQueue(context, self._mode.consumes)
+        self.lock_manager = LockManager(context)
+        self._plugins = self._attached(plugins)
+        self._gate = Gate(f"app {self.name!r}")
+        self._starting: asyncio.Task[None] | None = None
+        self._starters = 0
+        self._stopping: asyncio.Task[None] | None = None
+        #: What to do at stop, last first; filled while starting.
+        self._closers: list[tuple[str, Callable[[], Awaitable[object]]]] = []
+        self._end = asyncio.Event()
+
+    @classmethod
+    def from_env(cls, name: str, **arguments: Any) -> Self:
+        """Return an App set up by environment variables.
+
+        COREKIT_BACKEND, _CACHE, _PUB_SUB, _EVENT_QUEUE, _LOCK and _WORKER_MODE stand for the
+        arguments of these names. An argument that is given wins; an empty variable is unset.
+        """
+        given = {key: value for key, value in arguments.items() if value is not None}
+        return cls(name, **{**arguments, **from_environment(), **given})
+
+    def __repr__(self) -> str:
+        if self._starting:
+            state = "starting"
+        elif self._stopping:
+            state = "stopping"
+        else:
+            state = "open" if self._gate.is_open else "closed"
+        urls = {str(url) for url in self._urls.values()}
+        return f"<App {self.name!r} {self.instance_id} {state} {' '.join(sorted(urls))}>"
+
+    def __del__(self) -> None:
+        # A failed __init__ leaves no gate behind.
+        gate = getattr(self, "_gate", None)
+        if gate is not None and gate.is_open:
+            warnings.warn(
+                f"{self!r} was never stopped: use 'async with app' or 'await app.stop()'",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
+            )
+
+    @property
+    def plugins(self) -> Mapping[str, Plugin]:
+        """The plugins by name, in the order in which they were given."""
+        return MappingProxyType(self._plugins)
+
+    @property
+    def cache(self) -> Cache:
+        """The App's default cache; its name is "default"."""
+        return self.cache_manager.default
+
+    def serving(self, topic: str | None = None) -> bool:
+        """Tell whether this instance serves background *topic*, or requests if it is None.
+
+        By worker mode: unset: everything; `!`: requests only; `*`: every background topic; `a,b`:
+        these topics; `!,a` and `*,!`: both; `-`: nothing. Raises InvalidName for an impossible
+        topic.
+        """
+        return self._mode.serves(topic)
+
+    async def start(self) -> None:
+        """Open everything: all `before_load`, connect, all `load`, then the queue consumes.
+
+        On an open App it does nothing; a second call waits for the first. If it fails, or is
+        cancelled, what was opened is closed again and the App can be started once more.
+
+        Raises ConfigurationError for a backend that is missing, or lacks a component or guarantee;
+        BackendError if it cannot be reached; what a plugin's hook raised; NotOpenError if the App
+        is stopped meanwhile.
+        """
+        while self._stopping is not None:
+            await asyncio.wait({self._stopping})
+        if self._gate.is_open:
+            self._gate.check()
+            return
+        if self._starting is None:
+            self._starting = asyncio.get_running_loop().create_task(
+                self._open(), name=f"app {self.name}: start"
+            )
+        starting = self._starting
+        self._starters += 1
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.cancelled():
+                raise NotOpenError(f"app {self.name!r} was stopped while it started") from None
+            # The start ends with the last caller who waits for it, even if it is just done.
+            if self._starters == 1:
+                await self.stop()
+            raise
+        finally:
+            self._starters -= 1
+
+    async def stop(self, grace: float | timedelta | None = None) -> None:
+        """Close everything, in the reverse order; on a closed App it does nothing.
+
+        The queue drains first, while everything its handlers use is open: running handlers may go
+        on for *grace* seconds (None: the App's), then they are cancelled and their messages given
+        back. A second call waits for the first; cancelling a call does not end the stopping. Called
+        from a queue handler it returns at once, since the stopping waits for that handler.
+
+        Errors of `before_stop` do not keep the rest from being closed; they are raised at the end,
+        one as it is, several as an ExceptionGroup.
+        """
+        allowed = self._grace if grace is None else seconds("grace", grace, zero=True)
+        me = asyncio.current_task()
+        if self._starting is not None:
+            self._starting.cancel()
+            if me is self._starting:
+                return
+            await asyncio.wait({self._starting})
+        if self._stopping is None:
+            if not self._gate.is_open:
+                return
+            self._gate.check()
+            self._stopping = asyncio.get_running_loop().create_task(
+                self._close(allowed), name=f"app {self.name}: stop"
+            )
+        if me is not self._stopping and not inside_handler():
+            await asyncio.shield(self._stopping)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    def run(self) -> None:
+        """Start, block until SIGTERM or SIGINT, then drain and stop.
+
+        A second signal has its ordinary effect: the process ends at once. Raises what `start` and
+        `stop` raise. Must be called from the main thread, outside of any event loop.
+        """
+        with asyncio.Runner() as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT)
+
+        def handled(on: bool) -> None:
+            for number in signals:
+                if on:
+                    loop.add_signal_handler(number, end, number)
+                else:
+                    loop.remove_signal_handler(number)
+
+        def end(number: int) -> None:
+            logger.info("app %s: %s, stopping", self.name, signal.Signals(number).name)
+            handled(on=False)
+            self._end.set()
+            if self._starting is not None:
+                self._starting.cancel()
+
+        handled(on=True)
+        try:
+            async with self:
+                await self._end.wait()
+        except NotOpenError:
+            # Stopped by a signal before it had started.
+            if not self._end.is_set():
+                raise
+        finally:
+            handled(on=False)
+
+    def _attached(self, plugins: Iterable[type[Plugin] | Plugin | str]) -> dict[str, Plugin]:
+        offered = self._discovery.plugins()
+        attached: dict[str, Plugin] = {}
+        for given in plugins:
+            found = offered.find(given) if isinstance(given, str) else given
+            if found is None:
+                raise ConfigurationError(
+                    f"no installed distribution offers a plugin {shown(given)}; "
+                    f"on offer: {', '.join(offered.names()) or 'none'}"
+                )
+            plugin = checked(found)
+            if plugin.name in attached:
+                raise ConfigurationError(f"two plugins are named {plugin.name!r}")
+            if getattr(plugin, "app", self) is not self:
+                raise ConfigurationError(f"plugin {plugin.name!r} belongs to another App")
+            attached[plugin.name] = plugin
+        for plugin in attached.values():
+            plugin.app = self
+        return attached
+
+    def _store(self, url: str) -> CacheAdapter:
+        """Build the adapter of a cache store beside the App's own."""
+        adapter: CacheAdapter = self._adapter("cache", BackendURL.parse(url, parameter="url"))
+        return adapter
+
+    def _adapter(self, component: str, url: BackendURL | None = None) -> Any:
+        from .plugins import build_adapter
+
+        return build_adapter(
+            self._discovery,
+            self._registry,
+            component,
+            url or self._urls[component],
+            self._adapter_context,
+        )
+
+    async def _open(self) -> None:
+        self._end = asyncio.Event()
+        try:
+            await self._open_in_order()
+        except BaseException:
+            # Closing must not hide why the start failed: its errors are logged only.
+            await self._close_in_order()
+            raise
+        else:
+            self._gate.open()
+            logger.info("app %s: started as %s", self.name, self.instance_id)
+        finally:
+            self._starting = None
+
+    async def _open_in_order(self) -> None:
+        # All adapters are built before anything is opened: a missing one is told at once.
+        adapters = {component: self._adapter(component) for component in COMPONENTS}
+        for plugin in self._plugins.values():
+            if listens(plugin):
+                await self.sync_message_manager.subscribe_plugin(plugin)
+            await plugin.before_load()
+        for component, manager in (
+            ("pub_sub", self.pub_sub_manager),
+            ("cache", self.cache_manager),
+            ("lock", self.lock_manager),
+            ("event_queue", self.event_queue),
+        ):
+            try:
+                await manager.open(adapters[component])
+            except Exception as error:
+                error.add_note(
+                    f"while the App {self.name!r} opened {component}: {self._urls[component]}"
+                )
+                raise
+            self._closers.append((component, manager.close))
+        for plugin in self._plugins.values():
+            await plugin.load()
+            self._closers.append((f"plugin {plugin.name}", plugin.before_stop))
+        await self.event_queue.start_consuming()
+
+    async def _close(self, grace: float) -> None:
+        self._end.set()
+        try:
+            failures = []
+            try:
+                await self.event_queue.drain(grace)
+            except Exception as error:  # noqa: BLE001 - the rest is closed all the same
+                failures.append(error)
+            failures += await self._close_in_order()
+        finally:
+            self._gate.close()
+            self._stopping = None
+        logger.info("app %s: stopped", self.name)
+        if len(failures) == 1:
+            raise failures[0]
+        if failures:
+            raise ExceptionGroup(f"stopping app {self.name!r}", failures)
+
+    async def _close_in_order(self) -> list[Exception]:
+        """Undo what `_open_in_order` has done, whatever fails; return what failed."""
+        failures: list[Exception] = []
+        cancelled: asyncio.CancelledError | None = None
+        while self._closers:
+            what, close = self._closers.pop()
+            try:
+                await close()
+            except Exception as error:
+                logger.exception("app %s: %s failed to stop", self.name, what)
+                failures.append(error)
+            except asyncio.CancelledError as error:
+                # The loop is being torn down: close the rest as far as it goes.
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
+        return failures
+
+
+def _unique_id() -> str:
+    host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64] or "host"
+    return f"{host}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+def _urls(backend: str | None, **own: str | None) -> dict[str, BackendURL]:
+    default = BackendURL.parse(_DEFAULT_URL if backend is None else backend)
+    return {
+        component: default if text is None else BackendURL.parse(text, parameter=component)
+        for component, text in own.items()
+    }
