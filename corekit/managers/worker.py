@@ -89,8 +89,10 @@ class Worker:
         self._idle_log = LogLimit(context.clock, _REMINDER)
 
         self._running: set[Run] = set()
-        #: The task that was spawned last, until it has come to its first await.
-        self._newest: Run | None = None
+        #: The tasks that were spawned last, until they have come to their first await.
+        self._newest: list[Run] = []
+        #: Whether those before came to one at all, and did not end in their first step.
+        self._suspending = False
         self._started = 0
         #: Handlers that do not end, and when that is logged again.
         self._abandoned: dict[Run, float] = {}
@@ -129,14 +131,18 @@ class Worker:
     # What to start, and what to ask for.
 
     def _go_on(self) -> None:
-        """Start the next message, if there is one and room for it, and ask for more."""
-        if not self._taking or self._newest is not None:
-            # The newest task goes on from here once it has come to its first await.
+        """Start what there is and has room, and ask for more."""
+        if not self._taking or self._newest:
+            # It goes on from here once the newest tasks have come to their first await.
             return
-        if len(self._running) < self._slots:
-            delivery = self._next()
-            if delivery is not None:
-                self._spawn(delivery)
+        while len(self._running) < self._slots and (delivery := self._next()) is not None:
+            self._spawn(delivery)
+            if self._idle is not None or not self._suspending:
+                # The next message may depend on what this one does, or fit into the same task.
+                break
+        if self._newest:
+            # The loop is first in, first out: this comes right after the tasks' first steps.
+            self._loop.call_soon(self._stepped)
         if self._paused:
             self._stock.give_back(len(self._stock))
             self._look_within(_IDLE_INTERVAL)
@@ -168,18 +174,19 @@ class Worker:
         return False
 
     def _spawn(self, delivery: Delivery) -> None:
-        run = self._newest = Run(delivery)
+        run = Run(delivery)
+        self._newest.append(run)
         self._running.add(run)
         self._quiet.clear()
         run.task = self._tasks.spawn(self._run(run), name=delivery.id, context=self._context.copy())
-        # The loop is first in, first out: this comes right after the task's first step.
-        self._loop.call_soon(self._stepped, run)
 
-    def _stepped(self, run: Run) -> None:
-        self._newest = None
-        if run in self._running:
-            run.suspended = True
-            self._wake_at(run.deadline)
+    def _stepped(self) -> None:
+        self._suspending = False
+        for run in self._newest:
+            if run in self._running:
+                self._suspending = run.suspended = True
+                self._wake_at(run.deadline)
+        self._newest.clear()
         self._go_on()
 
     async def _run(self, run: Run) -> None:
@@ -339,7 +346,7 @@ class Worker:
 
     def _cancel_running(self) -> None:
         for run in list(self._running):
-            if run is self._newest or run.task.done():
+            if run in self._newest or run.task.done():
                 # Its handler was never entered, and never will be.
                 run.task.cancel()
                 self._consumer.release(run.delivery, started=False)
