@@ -76,7 +76,7 @@ def demo(path: Path | None, instances: int, backend: str | None, word: str) -> N
     over pub/sub. Exits with 1 if anything was lost or doubled.
     """
     root = path or Path(sysconfig.get_path("stdlib"))
-    files = sorted(str(file) for file in root.rglob("*.py") if file.is_file())
+    files = _sources(root)
     if not files:
         raise click.ClickException(f"no Python files under {root}")
     console = Console()
@@ -91,6 +91,16 @@ def demo(path: Path | None, instances: int, backend: str | None, word: str) -> N
     for problem in problems:
         console.print(f"[red]{problem}[/red]")
     raise SystemExit(1 if problems else 0)
+
+
+def _sources(root: Path) -> list[str]:
+    """Return the Python files under *root*, without what was installed beside it."""
+    installed = {"site-packages", "dist-packages"}
+    return sorted(
+        str(file)
+        for file in root.rglob("*.py")
+        if file.is_file() and not installed.intersection(file.relative_to(root).parts)
+    )
 
 
 def _default_backend() -> str:
