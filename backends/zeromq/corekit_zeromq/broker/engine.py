@@ -1,0 +1,298 @@
+"""The broker without I/O: frames come in, frames come out, changes go to the journal.
+
+A turn is `begin`, any number of `receive`, and `finish`. What is to be sent after it may leave only
+when the journal has committed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from corekit.errors import BackendError, CorekitError, InvalidArgument, SerializationError
+
+from .. import protocol
+from ..protocol import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES, MAGIC, VERSION, Op, Reply
+from . import fields
+from .data_directory import HighWater
+from .handlers import Handlers
+from .journal import Journal
+from .limits import Limits
+from .pub_sub import PubSub
+from .queues import Queues
+from .rate import RateLimit
+from .sessions import Session, Sessions, pack
+
+logger = logging.getLogger("corekit.broker")
+
+#: What is said before a session exists is short: anything longer is not read.
+_LONGEST_HELLO = 4096
+
+#: Connections without a session that are told so at most once a second, as many as are remembered.
+_STRANGERS = 1000
+
+
+class Engine:
+    """The state of the broker and what its clients may do with it."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        limits: Limits,
+        random: Callable[[int], bytes],
+        *,
+        now: float,
+        wall: float,
+        version: str = "?",
+        high_water: HighWater | None = None,
+    ) -> None:
+        self.limits = limits
+        self.journal = journal
+        self.random = random
+        self.now = now
+        self.wall = wall
+        self.epoch = int.from_bytes(random(8), "big") >> 1
+        self.version = version
+        self.started_at = wall
+        self.sessions = Sessions(journal, limits, random, now)
+        self.pub_sub = PubSub(limits)
+        self.queues = Queues(
+            journal, limits, epoch=self.epoch, now=now, wall=wall, high_water=high_water
+        )
+        self.replies: list[tuple[bytes, bytes]] = []
+        """Frames for connections, outside of any session's count."""
+        self.complaints = RateLimit(logger)
+        self._handlers = Handlers(self)
+        self._acknowledge: dict[Session, None] = {}
+        self._strangers: dict[bytes, float] = {}
+        self._kept_house_at = now
+        self.closing = False
+        """Set while the broker drains: nothing new is begun."""
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.sessions} {self.queues} {self.pub_sub}>"
+
+    # -- a turn
+
+    def begin(self, now: float, wall: float) -> None:
+        """Begin a turn at *now* (monotonic) and *wall* (Unix seconds)."""
+        self.now = now
+        self.wall = wall
+
+    def receive(self, route: bytes, data: bytes, user: str = "") -> None:
+        """Take a frame that came in over the connection *route* from the key *user*."""
+        session = self.sessions.at(route)
+        if session is None:
+            self._receive_stranger(route, data, user)
+            return
+        try:
+            number, received, commands = protocol.decode(data)
+        except SerializationError as error:
+            self.refuse(session, error)
+            return
+        self.sessions.heard(session, self.now)
+        if not self._acknowledged(session, received):
+            return
+        if number == 0:
+            if commands:
+                self._greet(route, commands[0], user)
+            return
+        if number <= session.received:
+            return  # sent again after a reconnect, although it had arrived
+        if number != session.received + 1:
+            # Something was lost on this connection: the client starts the next one.
+            self.sessions.detach(session)
+            self._tell_stranger(route)
+            return
+        session.received = number
+        session.unanswered_frames += 1
+        session.unanswered_bytes += len(data)
+        if (
+            session.unanswered_frames >= ACKNOWLEDGE_FRAMES
+            or session.unanswered_bytes >= ACKNOWLEDGE_BYTES
+        ):
+            self._acknowledge[session] = None
+        self._handlers.handle(session, commands)
+        if session.awaited:
+            self.sessions.reclaimed(session)
+
+    def finish(self) -> None:
+        """End a turn: hand out messages, and make frames of everything there is to say."""
+        self.queues.held_back = self.sessions.awaiting(self.now)
+        self.queues.wake(self.now)
+        for consumer in self.queues.dispatch(self.now):
+            consumer.session.outstanding -= sum(len(one[2]) for one in consumer.batch)
+            consumer.session.send(pack((Reply.DELIVERIES, consumer.number, consumer.batch)))
+            consumer.batch = []
+        self.pub_sub.flush()
+        for session in list(self.sessions.ready):
+            session.make_frames()
+            if session.outstanding > self.limits.replies:
+                self._acknowledge.pop(session, None)
+                self.complaints.warning(
+                    session.id, "session %s does not read: it is ended", session.name
+                )
+                self.end(session, died=True)
+        for session in self._acknowledge:
+            if session.route is not None and session not in self.sessions.ready:
+                self._say_nothing(session)
+        self._acknowledge.clear()
+
+    def next_alarm(self) -> float | None:
+        """Return when a turn is due even if nothing comes in, None for never."""
+        alarms = [self.queues.next_alarm(), self.sessions.awaited_until]
+        return min((alarm for alarm in alarms if alarm is not None), default=None)
+
+    def tick(self) -> None:
+        """Do what has to be done regularly; called within a turn, several times a heartbeat."""
+        for session in self.sessions.expired(self.now):
+            logger.info("session %s was not heard of and has ended", session.name)
+            self.end(session, died=True)
+        for session in self.sessions:
+            if session.route is not None and (
+                self.now - session.spoke_at >= self.limits.heartbeat
+            ):
+                self._say_nothing(session)
+        if self.now - self._kept_house_at >= 1.0:
+            self._kept_house_at = self.now
+            self.queues.keep_house(self.now)
+            self.complaints.tell()
+            for route, until in list(self._strangers.items()):
+                if until <= self.now:
+                    del self._strangers[route]
+
+    # -- sessions
+
+    def _acknowledged(self, session: Session, received: int) -> bool:
+        was_slow = session.outstanding > self.limits.outstanding // 2
+        if not session.acknowledge(received):
+            self.refuse(session, InvalidArgument(f"frame {received} was never sent"))
+            return False
+        if was_slow and session.outstanding <= self.limits.outstanding // 2:
+            self.queues.resume(session)
+            self.pub_sub.catch_up(session)
+        return True
+
+    def _say_nothing(self, session: Session) -> None:
+        if session.route is not None:
+            session.spoke(self.now)
+            self.replies.append((session.route, protocol.encode(0, session.received, ())))
+
+    def _receive_stranger(self, route: bytes, data: bytes, user: str) -> None:
+        if len(data) > _LONGEST_HELLO:
+            self._tell_stranger(route)
+            return
+        try:
+            number, _, commands = protocol.decode(data)
+        except SerializationError as error:
+            self.complaints.warning(b"stranger", "a connection sent what is no frame: %s", error)
+            return
+        if number == 0 and commands and commands[0][0] == Op.HELLO:
+            self._greet(route, commands[0], user)
+        else:
+            self._tell_stranger(route)
+
+    def _tell_stranger(self, route: bytes) -> None:
+        if self._strangers.get(route, 0.0) > self.now:
+            return
+        if len(self._strangers) >= _STRANGERS:
+            self._strangers.pop(next(iter(self._strangers)))
+        self._strangers[route] = self.now + 0.2
+        self._reply(route, 0, (Reply.UNKNOWN,))
+
+    def _reply(self, route: bytes, received: int, command: tuple[Any, ...]) -> None:
+        self.replies.append((route, protocol.encode(0, received, (command,))))
+
+    def _greet(self, route: bytes, command: list[Any], user: str) -> None:
+        try:
+            version, id_, secret, received, info = self._checked_hello(command)
+        except InvalidArgument as error:
+            self.complaints.warning(b"stranger", "a connection sent a bad HELLO: %s", error)
+            self._reply(route, 0, (Reply.REFUSED, error.code, str(error)))
+            return
+        if version != VERSION:
+            self._reply(
+                route,
+                0,
+                (
+                    Reply.REFUSED,
+                    "version_mismatch",
+                    f"the broker speaks version {VERSION} of the protocol, the client {version}",
+                ),
+            )
+            return
+        session = self.sessions.find(id_, secret, user)
+        if session is not None and not session.can_resume(received):
+            self.end(session, died=True)
+            session = None
+        resumed = session is not None
+        if session is None:
+            if self.sessions.full() or self.closing:
+                text = "it is stopping" if self.closing else "it has as many sessions as it may"
+                self._reply(route, 0, (Reply.REFUSED, "backend_unavailable", f"broker: {text}"))
+                return
+            session = self.sessions.begin(self.now, user, info, (id_, secret))
+        self.sessions.attach(session, route, received if resumed else 0, self.now)
+        if resumed:
+            session.acknowledge(received)
+        self._welcome(session, route, resumed=resumed)
+
+    def _checked_hello(self, command: list[Any]) -> tuple[int, bytes, bytes, int, dict[str, str]]:
+        if command[0] != Op.HELLO or len(command) < 3 or command[1] != MAGIC:
+            raise InvalidArgument("only corekit's HELLO may stand in a frame without number")
+        version = fields.whole("version", command[2], 0, 1 << 31)
+        if version != VERSION:
+            return version, b"", b"", 0, {}
+        if len(command) != 7:
+            raise InvalidArgument("HELLO has seven elements")
+        return (
+            version,
+            fields.binary("session", command[3], 64),
+            fields.binary("secret", command[4], 64),
+            fields.whole("received", command[5], 0, 1 << 62),
+            fields.information(command[6]),
+        )
+
+    def _welcome(self, session: Session, route: bytes, *, resumed: bool) -> None:
+        logger.info("session %s %s", session.name, "goes on" if resumed else "begins")
+        limits = self.limits
+        info = {
+            "version": self.version,
+            "durability": "full" if self.journal.durable else "relaxed",
+            "heartbeat": limits.heartbeat,
+            "timeout": limits.session_timeout,
+            "max_message": limits.max_message,
+        }
+        self._reply(
+            route,
+            session.received,
+            (
+                Reply.WELCOME, VERSION, session.id, session.secret, self.epoch, resumed,
+                session.received, info,
+            ),
+        )  # fmt: skip
+        self.sessions.ready[session] = None
+
+    def refuse(self, session: Session, error: CorekitError) -> None:
+        """End *session* for what it sent."""
+        self.complaints.warning(
+            session.id, "session %s sent what it may not, and is ended: %s", session.name, error
+        )
+        if session.route is not None:
+            self._reply(session.route, session.received, (Reply.REFUSED, error.code, str(error)))
+        self.end(session, died=True)
+
+    def end(self, session: Session, *, died: bool) -> None:
+        """End *session*: what it holds goes to others, as a death each if it *died*."""
+        for consumer in list(session.consumers.values()):
+            self.queues.cancel(consumer, died=died)
+        for name in list(session.subscriptions):
+            self.pub_sub.unsubscribe(session, name)
+        self.sessions.end(session)
+
+    def drop(self, route: bytes) -> None:
+        """End the session of a connection because of a fault of ours."""
+        session = self.sessions.at(route)
+        if session is not None:
+            self.refuse(session, BackendError("the broker could not handle a frame"))

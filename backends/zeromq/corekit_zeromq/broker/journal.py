@@ -1,0 +1,389 @@
+"""What the broker must not lose: one SQLite file, one transaction per turn of the loop."""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgpack
+
+from .schema import connect
+
+FILE = "journal.sqlite3"
+
+
+class Message(NamedTuple):
+    """A message as it is in the journal."""
+
+    seq: int
+    id: str
+    body: bytes
+    attempts: int
+    """How many attempts have failed."""
+
+    deaths: int
+    published_at: float
+    timed: bool
+    """Whether it has, or had, a time before which it was not to be delivered."""
+
+
+class Head(NamedTuple):
+    """What is known of a message without its body."""
+
+    channel: int
+    attempts: int
+    deaths: int
+    due: float | None
+    size: int
+
+
+class ChannelRow(NamedTuple):
+    """How a queue was left."""
+
+    id: int
+    name: str
+    messages: int
+    bytes: int
+    timed: int
+    dead: int
+
+
+class Counted(Protocol):
+    """A queue whose counts are kept."""
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        """Return messages, bytes, timed, dead, and the id of the channel."""
+        ...
+
+
+def checksum(seq: int, id: str, body: bytes) -> int:  # noqa: A002 - the message's id
+    """Return the crc32 of what never changes in a message."""
+    return zlib.crc32(body, zlib.crc32(b"%d %s" % (seq, id.encode())))
+
+
+class Journal:
+    """Collects the changes of a turn, and commits them together.
+
+    A change is written at the latest by `commit`; reading writes first what was collected, so a
+    turn reads its own changes. Nothing that depends on a change may leave the process before
+    `commit` has returned. Any sqlite3.Error means that memory and disk no longer agree: the
+    process must end and start again from the disk.
+    """
+
+    def __init__(self, directory: Path, *, durable: bool = True) -> None:
+        self.durable = durable
+        self._db = connect(directory / FILE, durable=durable)
+        self._begun = False
+        self._inserts: list[tuple[int | str | float | bytes | None, ...]] = []
+        self._deletes: list[tuple[int]] = []
+        self._postponed: list[tuple[object, ...]] = []
+        self._deaths: list[tuple[int, int]] = []
+        self._ids: dict[str, list[str]] = {}
+        self._published_at = 0.0
+        self._last = 0
+        self._changed: dict[Counted, None] = {}
+        self.commits = 0
+
+    def __repr__(self) -> str:
+        return f"<Journal commits={self.commits} {'open' if self.pending else 'clean'}>"
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is anything to commit."""
+        return self._begun or bool(
+            self._inserts
+            or self._deletes
+            or self._postponed
+            or self._deaths
+            or self._changed
+        )
+
+    # -- the transaction
+
+    def commit(self) -> None:
+        """Make everything collected durable."""
+        if not self.pending:
+            return
+        self._write()
+        if self._changed:
+            self._db.executemany(
+                "UPDATE channel SET messages=?, bytes=?, timed=?, dead=? WHERE id=?",
+                [queue.counts() for queue in self._changed],
+            )
+            self._changed.clear()
+        self._db.execute("COMMIT")
+        self._begun = False
+        self.commits += 1
+
+    def close(self) -> None:
+        """Close the file; what was not committed is forgotten."""
+        if self._begun:
+            self._db.execute("ROLLBACK")
+        self._db.close()
+
+    def _begin(self) -> sqlite3.Connection:
+        if not self._begun:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._begun = True
+        return self._db
+
+    def _write(self) -> sqlite3.Connection:
+        """Write the batches. Messages first: nothing else in a turn refers to later ones."""
+        db = self._begin()
+        if self._inserts:
+            db.executemany("INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?,?)", self._inserts)
+            self.set_meta("seq", self._last)
+            self._inserts.clear()
+            db.execute(
+                "INSERT INTO recent (at, ids) VALUES (?,?)",
+                (self._published_at, msgpack.packb(self._ids)),
+            )
+            self._ids = {}
+        if self._postponed:
+            db.executemany(
+                "UPDATE message SET due=?, delay=?, attempts=?, deaths=? WHERE seq=?",
+                self._postponed,
+            )
+            self._postponed.clear()
+        if self._deaths:
+            db.executemany("UPDATE message SET deaths=? WHERE seq=?", self._deaths)
+            self._deaths.clear()
+        if self._deletes:
+            db.executemany("DELETE FROM message WHERE seq=?", self._deletes)
+            self._deletes.clear()
+        return db
+
+    # -- messages
+
+    def insert(
+        self,
+        channel: int,
+        name: str,
+        message: Message,
+        due: float | None,
+        delay: float | None,
+        wall: float,
+    ) -> None:
+        """Add *message* to *channel*, whose name is *name*, published at *wall*."""
+        seq, id_, body, attempts, deaths, published_at, _ = message
+        self._inserts.append(
+            (
+                seq, channel, id_, due, delay, attempts, deaths,
+                published_at, checksum(seq, id_, body), body,
+            )
+        )  # fmt: skip
+        self._ids.setdefault(name, []).append(id_)
+        self._published_at = wall
+        self._last = seq
+
+    def delete(self, seq: int) -> None:
+        """Remove a message that is done."""
+        self._deletes.append((seq,))
+
+    def update(
+        self, seq: int, due: float | None, delay: float | None, attempts: int, deaths: int
+    ) -> None:
+        """Change when a message is due, and how often it failed."""
+        self._postponed.append((due, delay, attempts, deaths, seq))
+
+    def set_deaths(self, seq: int, deaths: int) -> None:
+        """Change how many deliveries in a row ended by their consumer's death."""
+        self._deaths.append((deaths, seq))
+
+    def count(self, queue: Counted) -> None:
+        """Keep the counts of *queue* with the next commit."""
+        self._changed[queue] = None
+
+    def ready(
+        self, channel: int, after: int, count: int, size: int
+    ) -> tuple[list[Message], list[int], int]:
+        """Read messages without delay, in order, from behind the seq *after*.
+
+        At most *count*, and about *size* bytes. Returns them, the seqs of those that are damaged,
+        and the seq up to which was read.
+        """
+        rows = self._write().execute(
+            "SELECT seq, id, body, attempts, deaths, published_at, crc FROM message "
+            "WHERE channel=? AND due IS NULL AND seq>? ORDER BY seq LIMIT ?",
+            (channel, after, count),
+        )
+        messages: list[Message] = []
+        damaged: list[int] = []
+        last = after
+        for seq, id_, body, attempts, deaths, published_at, crc in rows:
+            last = seq
+            if checksum(seq, id_, body) != crc:
+                damaged.append(seq)
+                continue
+            messages.append(Message(seq, id_, body, attempts, deaths, published_at, False))
+            size -= len(body)
+            if size <= 0:
+                break
+        rows.close()
+        return messages, damaged, last
+
+    def timed(
+        self, channel: int, after: tuple[float, int], count: int
+    ) -> list[tuple[float, int, float]]:
+        """Read (due, seq, delay) of delayed messages, the first due first, from behind *after*."""
+        return self._write().execute(
+            "SELECT due, seq, delay FROM message WHERE channel=?1 AND due>=?2 "
+            "AND (due>?2 OR seq>?3) ORDER BY due, seq LIMIT ?4",
+            (channel, *after, count),
+        ).fetchall()
+
+    def count_due(self, channel: int, after: tuple[float, int], until: float) -> int:
+        """Count the delayed messages behind *after* that are due at *until*."""
+        (count,) = self._write().execute(
+            "SELECT count(*) FROM message WHERE channel=?1 AND due>=?2 AND due<=?4 "
+            "AND (due>?2 OR seq>?3)",
+            (channel, *after, until),
+        ).fetchone()
+        return int(count)
+
+    def clamp_due(self, channel: int, wall: float) -> None:
+        """Let no message of *channel* be due later than its whole delay from *wall* on."""
+        self._write().execute(
+            "UPDATE message SET due=?2+delay WHERE channel=?1 AND due>?2 AND due>?2+delay",
+            (channel, wall),
+        )
+
+    def message(self, seq: int) -> Message | None:
+        """Read one message; None if it is damaged or not there."""
+        row = self._write().execute(
+            "SELECT id, body, attempts, deaths, published_at, due, crc FROM message WHERE seq=?",
+            (seq,),
+        ).fetchone()
+        if row is None:
+            return None
+        id_, body, attempts, deaths, published_at, due, crc = row
+        if checksum(seq, id_, body) != crc:
+            return None
+        return Message(seq, id_, body, attempts, deaths, published_at, due is not None)
+
+    def head(self, seq: int) -> Head | None:
+        """Read what is known of a message without its body."""
+        row = self._write().execute(
+            "SELECT channel, attempts, deaths, due, length(body) FROM message WHERE seq=?", (seq,)
+        ).fetchone()
+        return None if row is None else Head(*row)
+
+    # -- dead letters
+
+    def bury(self, seq: int, attempts: int, error: str, died_at: float | None = None) -> None:
+        """Make a message a dead letter; without *died_at* it died when it was published."""
+        db = self._write()
+        db.execute(
+            "INSERT INTO dead SELECT seq, channel, id, ?, ?, coalesce(?, published_at), "
+            "published_at, crc, body FROM message WHERE seq=?",
+            (attempts, error, died_at, seq),
+        )
+        db.execute("DELETE FROM message WHERE seq=?", (seq,))
+
+    def dead_letters(
+        self, channel: int, count: int, size: int
+    ) -> list[tuple[str, bytes, str, int, float]]:
+        """Read (id, body, error, attempts, died_at) of the oldest dead letters.
+
+        At most *count*, and about *size* bytes.
+        """
+        rows = self._write().execute(
+            "SELECT id, body, error, attempts, died_at FROM dead WHERE channel=? "
+            "ORDER BY seq LIMIT ?",
+            (channel, count),
+        )
+        letters = []
+        for row in rows:
+            letters.append(row)
+            size -= len(row[1])
+            if size <= 0:
+                break
+        rows.close()
+        return letters
+
+    def exhume(self, channel: int, id: str) -> tuple[bytes, float] | None:  # noqa: A002
+        """Remove the dead letter *id* and return body and time of publishing.
+
+        None if there is none. A damaged one stays.
+        """
+        db = self._write()
+        row = db.execute(
+            "SELECT seq, body, published_at, crc FROM dead WHERE channel=? AND id=? ORDER BY seq",
+            (channel, id),
+        ).fetchone()
+        if row is None or checksum(row[0], id, row[1]) != row[3]:
+            return None
+        db.execute("DELETE FROM dead WHERE seq=?", (row[0],))
+        return row[1], row[2]
+
+    def trim_dead(self, channel: int, count: int) -> int:
+        """Remove the *count* oldest dead letters; return how many there were."""
+        return self._write().execute(
+            "DELETE FROM dead WHERE seq IN "
+            "(SELECT seq FROM dead WHERE channel=? ORDER BY seq LIMIT ?)",
+            (channel, count),
+        ).rowcount
+
+    # -- channels
+
+    def channels(self) -> list[ChannelRow]:
+        """Read all queues that have something in them."""
+        rows = self._db.execute(
+            "SELECT id, name, messages, bytes, timed, dead FROM channel WHERE name IS NOT NULL"
+        )
+        return [ChannelRow(*row) for row in rows]
+
+    def add_channel(self, name: str) -> int:
+        """Add a queue and return its number."""
+        cursor = self._begin().execute("INSERT INTO channel VALUES (NULL,?,0,0,0,0)", (name,))
+        return int(cursor.lastrowid or 0)
+
+    def remove_channel(self, channel: int) -> None:
+        """Forget an empty queue."""
+        self._write().execute("DELETE FROM channel WHERE id=?", (channel,))
+
+    def purge(self, channel: int, name: str, kept: Iterable[int]) -> int:
+        """Drop everything in *channel* but the messages *kept*; return the queue's new number.
+
+        Takes no longer for a long queue: what is dropped is removed by `sweep`.
+        """
+        db = self._write()
+        db.execute("UPDATE channel SET name=NULL WHERE id=?", (channel,))
+        new = self.add_channel(name)
+        db.executemany("UPDATE message SET channel=? WHERE seq=?", [(new, seq) for seq in kept])
+        return new
+
+    def sweep(self, count: int) -> bool:
+        """Remove at most *count* rows that were purged; return whether there may be more."""
+        row = self._db.execute("SELECT id FROM channel WHERE name IS NULL LIMIT 1").fetchone()
+        if row is None:
+            return False
+        db = self._write()
+        for table in ("message", "dead"):
+            removed = db.execute(
+                f"DELETE FROM {table} WHERE seq IN "  # noqa: S608 - two names from right here
+                f"(SELECT seq FROM {table} WHERE channel=? LIMIT ?)",
+                (row[0], count),
+            ).rowcount
+            if removed >= count:
+                return True
+        db.execute("DELETE FROM channel WHERE id=?", row)
+        return True
+
+    # -- small facts
+
+    def meta(self, key: str, default: int = 0) -> int:
+        """Read the number *key*."""
+        row = self._begin().execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
+        return default if row is None else int(row[0])
+
+    def set_meta(self, key: str, value: int) -> None:
+        """Keep the number *key*."""
+        self._begin().execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
+
+    def execute(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Run a statement of another part of the broker in this turn's transaction."""
+        return self._write().execute(statement, parameters)

@@ -1,0 +1,444 @@
+"""One durable queue: what of it is in memory, and who gets the next message."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from collections import deque
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush, nsmallest
+from typing import TYPE_CHECKING, NamedTuple
+
+from .journal import ChannelRow, Head, Journal, Message
+from .limits import Limits
+
+if TYPE_CHECKING:
+    from .sessions import Session
+
+logger = logging.getLogger("corekit.broker.queue")
+
+_BEFORE_ALL = (float("-inf"), 0)
+_BEHIND_ALL = (float("inf"), 0)
+
+#: What a token says: epoch, number of the delivery, seq, failed attempts, deaths.
+_TOKEN = struct.Struct(">QQQII")
+
+
+class Held(NamedTuple):
+    """A delivery in the hands of a consumer."""
+
+    seq: int
+    size: int
+    attempts: int
+    deaths: int
+    timed: bool
+
+
+class Consumer:
+    """A session's wish for messages of one queue, and what it holds of it."""
+
+    __slots__ = ("batch", "credit", "held", "number", "queue", "ready", "session")
+
+    def __init__(self, session: Session, number: int, queue: Queue) -> None:
+        self.session = session
+        self.number = number
+        self.queue = queue
+        self.credit = 0
+        self.held: dict[bytes, Held] = {}
+        self.batch: list[tuple[bytes, str, bytes, int, int, float]] = []
+        #: Whether it stands in the queue's ring.
+        self.ready = False
+
+    def __repr__(self) -> str:
+        return f"<Consumer {self.number} credit={self.credit} held={len(self.held)}>"
+
+
+class Memory:
+    """What all queues together keep in memory beside deliveries."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, total: int) -> None:
+        self.left = total
+
+    def __repr__(self) -> str:
+        return f"<Memory left={self.left}>"
+
+
+class Queue:
+    """The messages of one channel, in the order of their seq.
+
+    While nobody consumes, all of them are on disk only, and the counts are all there is in memory.
+    With consumers a window of them is in memory:
+
+    - `_ready`: messages without delay, up to the seq `_cursor`, in order;
+    - `_returned`: seqs of messages that were given back or whose time has come, a heap;
+    - `_timed`: (due, seq) of messages held back, those up to `_horizon`, a heap;
+    - on disk: `_backlog` messages without delay behind `_cursor`, and those held back beyond
+      `_horizon`. `_aside` are seqs there that a claim has taken out of turn.
+
+    A message in flight is in none of them. The row in the journal stays until it is settled.
+    """
+
+    def __init__(self, row: ChannelRow, journal: Journal, limits: Limits, memory: Memory) -> None:
+        self.id, self.name, self.messages, self.bytes, self.timed, self.dead = row
+        self.in_flight = 0
+        self.consumers: dict[tuple[bytes, int], Consumer] = {}
+        self.used_at = 0.0
+        #: When the queue is to be looked at for what is due.
+        self.alarm: float | None = None
+        self._journal = journal
+        self._limits = limits
+        self._memory = memory
+        self._ring: deque[Consumer] = deque()
+        self._reset()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Queue {self.name!r} messages={self.messages} in_flight={self.in_flight} "
+            f"dead={self.dead} consumers={len(self.consumers)}>"
+        )
+
+    def counts(self) -> tuple[int, int, int, int, int]:
+        return self.messages, self.bytes, self.timed, self.dead, self.id
+
+    def _reset(self) -> None:
+        """Have nothing in memory; right only while nothing is in flight."""
+        self._ready: deque[Message] = deque()
+        self._window = 0
+        self._returned: list[tuple[int, bool]] = []
+        self._timed: list[tuple[float, int]] = []
+        self._horizon = _BEFORE_ALL
+        self._aside: set[int] = set()
+        self._cursor = 0
+        self._backlog = self.messages - self.timed
+        self._waiting = self.timed
+
+    # -- consumers
+
+    def add_consumer(self, consumer: Consumer) -> None:
+        """Let *consumer* take part; it has no credit yet."""
+        self.consumers[consumer.session.id, consumer.number] = consumer
+
+    def remove_consumer(self, consumer: Consumer) -> None:
+        """Let *consumer* take part no longer; it must hold nothing."""
+        self.consumers.pop((consumer.session.id, consumer.number), None)
+        consumer.credit = 0
+        self.suspend(consumer)
+        if not self.consumers:
+            self._memory.left += self._window
+            self._reset()
+
+    def enlist(self, consumer: Consumer) -> None:
+        """Put *consumer* into the ring if it may get messages."""
+        if consumer.credit and not consumer.ready:
+            consumer.ready = True
+            self._ring.append(consumer)
+
+    def suspend(self, consumer: Consumer) -> None:
+        """Take *consumer* out of the ring."""
+        if consumer.ready:
+            consumer.ready = False
+            self._ring.remove(consumer)
+
+    # -- messages come in
+
+    def publish(self, message: Message, due: float | None) -> None:
+        """Take note of a message that the journal was given."""
+        size = len(message.body)
+        self.messages += 1
+        self.bytes += size
+        if due is not None:
+            self.timed += 1
+            self._hold_back(due, message.seq)
+        elif (
+            self.consumers
+            and not self._backlog
+            and len(self._ready) < self._limits.window_count
+            and self._window + size <= self._limits.window_bytes
+            and self._memory.left >= size
+        ):
+            self._ready.append(message)
+            self._window += size
+            self._memory.left -= size
+            self._cursor = message.seq
+        else:
+            self._backlog += 1
+
+    def _hold_back(self, due: float, seq: int) -> None:
+        self._waiting += 1
+        if (due, seq) <= self._horizon:
+            heappush(self._timed, (due, seq))
+            most = self._limits.window_count
+            if len(self._timed) > 4 * most:
+                self._timed = nsmallest(most, self._timed)
+                self._horizon = self._timed[-1]
+
+    def next_due(self) -> float | None:
+        """Return when the next message held back is due; None if there is none."""
+        if not self._waiting or not self.consumers:
+            return None
+        while not self._timed and self._horizon != _BEHIND_ALL:
+            self._read_timed()
+        return self._timed[0][0] if self._timed else None
+
+    def _read_timed(self) -> None:
+        most = self._limits.window_count
+        rows = self._journal.timed(self.id, self._horizon, most)
+        for due, seq, _ in rows:
+            if seq in self._aside:
+                self._aside.discard(seq)
+            else:
+                self._timed.append((due, seq))
+        heapify(self._timed)
+        self._horizon = (rows[-1][0], rows[-1][1]) if len(rows) == most else _BEHIND_ALL
+
+    def promote(self, now: float) -> None:
+        """Make ready what is due at *now*, as far as memory goes."""
+        most = 16 * self._limits.window_count
+        while len(self._returned) < most:
+            due = self.next_due()
+            if due is None or due > now:
+                break
+            _, seq = heappop(self._timed)
+            self._waiting -= 1
+            heappush(self._returned, (seq, True))
+
+    # -- messages go out
+
+    @property
+    def dispatchable(self) -> bool:
+        """Whether there are both messages and consumers that may get them."""
+        return bool(self._ring and (self._ready or self._backlog or self._returned))
+
+    def take(self, count: int) -> list[Message]:
+        """Take at most *count* messages, and about a window's bytes, out, the first in order."""
+        taken: list[Message] = []
+        room = self._limits.window_bytes
+        while len(taken) < count and room > 0:
+            if not self._ready and self._backlog:
+                self._read_ready(count - len(taken))
+            if self._returned and (
+                not self._ready or self._returned[0][0] < self._ready[0].seq
+            ):
+                seq, _ = heappop(self._returned)
+                message = self._journal.message(seq)
+                if message is None:
+                    self._bury_damaged(seq)
+                    continue
+            elif self._ready:
+                message = self._ready.popleft()
+                self._window -= len(message.body)
+                self._memory.left += len(message.body)
+            elif self._backlog:
+                continue
+            else:
+                break
+            taken.append(message)
+            room -= len(message.body)
+        self.in_flight += len(taken)
+        return taken
+
+    def _read_ready(self, wanted: int) -> None:
+        """Read the next messages from the disk: a window of them, or just those *wanted* if the
+        memory for windows is used up."""
+        count, size = self._limits.window_count, self._limits.window_bytes
+        if self._memory.left < size:
+            count = min(count, wanted)
+        messages, damaged, last = self._journal.ready(self.id, self._cursor, count, size)
+        if last == self._cursor:
+            logger.error("queue %r: %d messages are not in the journal", self.name, self._backlog)
+            self._backlog = 0
+            return
+        self._cursor = last
+        self._backlog -= len(damaged)
+        for message in messages:
+            if message.seq in self._aside:
+                self._aside.discard(message.seq)
+                continue
+            self._backlog -= 1
+            self._ready.append(message)
+            self._window += len(message.body)
+            self._memory.left -= len(message.body)
+        for seq in damaged:
+            self._bury_damaged(seq)
+
+    def _bury_damaged(self, seq: int) -> None:
+        head = self._journal.head(seq)
+        logger.error("queue %r: message %d is damaged, and becomes a dead letter", self.name, seq)
+        if head is not None:
+            self._journal.bury(seq, head.attempts, "the message was damaged on disk")
+            self.dead += 1
+            self.forget(head.size, timed=head.due is not None)
+
+    def forget(self, size: int, *, timed: bool) -> None:
+        """Count one message less."""
+        self.messages -= 1
+        self.bytes -= size
+        if timed:
+            self.timed -= 1
+        self._journal.count(self)
+
+    def dispatch(self, quantum: int, epoch: int, number: int, touched: dict[Consumer, None]) -> int:
+        """Hand out at most *quantum* messages to the consumers with credit, who take turns.
+
+        *number* is that of the first delivery. Consumers with something in their batch are put
+        into *touched*. Returns how many were handed out.
+        """
+        ring = self._ring
+        if not ring:
+            return 0
+        credit = sum(consumer.credit for consumer in ring)
+        messages = self.take(min(quantum, credit))
+        pack = _TOKEN.pack
+        for place, message in enumerate(messages):
+            seq, id_, body, attempts, deaths, published_at, timed = message
+            consumer = ring[0]
+            token = pack(epoch, number, seq, attempts, deaths)
+            number += 1
+            size = len(body)
+            consumer.held[token] = Held(seq, size, attempts, deaths, timed)
+            consumer.batch.append((token, id_, body, attempts + 1, deaths, published_at))
+            touched[consumer] = None
+            consumer.credit -= 1
+            session = consumer.session
+            session.outstanding += size
+            if not consumer.credit or session.outstanding > self._limits.outstanding:
+                ring.popleft()
+                consumer.ready = False
+                if not ring:
+                    self._put_back(messages[place + 1 :])
+                    return place + 1
+            else:
+                ring.rotate(-1)
+        return len(messages)
+
+    def _put_back(self, messages: list[Message]) -> None:
+        self.in_flight -= len(messages)
+        for message in messages:
+            heappush(self._returned, (message.seq, message.timed))
+
+    # -- deliveries end
+
+    def settle(self, held: Held) -> None:
+        """Forget a message whose delivery ended well."""
+        self.in_flight -= 1
+        self._journal.delete(held.seq)
+        self._aside.discard(held.seq)
+        self.forget(held.size, timed=held.timed)
+
+    def give_back(self, held: Held, *, died: bool) -> None:
+        """Make a message deliverable again, at its place; *died*: and count a death."""
+        self.in_flight -= 1
+        heappush(self._returned, (held.seq, held.timed))
+        if died:
+            self._journal.set_deaths(held.seq, held.deaths + 1)
+
+    def bury(self, held: Held, error: str, wall: float) -> None:
+        """Make a message a dead letter."""
+        self.in_flight -= 1
+        self._journal.bury(held.seq, held.attempts + 1, error, wall)
+        self._aside.discard(held.seq)
+        self.dead += 1
+        surplus = self.dead - self._limits.dead_letters
+        if surplus > 0:
+            logger.warning("queue %r: %d dead letters too many are dropped", self.name, surplus)
+            self.dead -= self._journal.trim_dead(self.id, surplus)
+        self.forget(held.size, timed=held.timed)
+
+    def retry(self, held: Held, due: float, delay: float) -> None:
+        """Make a message deliverable at *due*, as the next attempt."""
+        self.in_flight -= 1
+        self._journal.update(held.seq, due, delay, held.attempts + 1, 0)
+        if not held.timed:
+            self.timed += 1
+            self._journal.count(self)
+        self._aside.discard(held.seq)
+        self._hold_back(due, held.seq)
+
+    def claim(self, token: bytes) -> tuple[int, Held] | None:
+        """Return epoch and delivery of a token of a former life, if the message is to be had."""
+        try:
+            epoch, _, seq, attempts, deaths = _TOKEN.unpack(token)
+        except struct.error:
+            return None
+        if seq >= 1 << 63:
+            return None
+        head = self._journal.head(seq)
+        if head is None or (head.channel, head.attempts, head.deaths) != (
+            self.id, attempts, deaths,
+        ):  # fmt: skip
+            return None
+        if not self._withdraw(seq, head):
+            return None
+        self.in_flight += 1
+        return epoch, Held(seq, head.size, attempts, deaths, head.due is not None)
+
+    @staticmethod
+    def token(epoch: int, number: int, held: Held) -> bytes:
+        """Return the token of a delivery."""
+        return _TOKEN.pack(epoch, number, held.seq, held.attempts, held.deaths)
+
+    def _withdraw(self, seq: int, head: Head) -> bool:
+        """Take the message *seq* out, wherever it waits; False if it does not wait."""
+        if seq in self._aside:
+            return False
+        if head.due is None:
+            if seq > self._cursor:
+                self._aside.add(seq)
+                self._backlog -= 1
+                return True
+            for message in self._ready:
+                if message.seq == seq:
+                    self._ready.remove(message)
+                    self._window -= len(message.body)
+                    self._memory.left += len(message.body)
+                    return True
+        elif (head.due, seq) > self._horizon:
+            self._aside.add(seq)
+            self._waiting -= 1
+            return True
+        elif (head.due, seq) in self._timed:
+            self._timed.remove((head.due, seq))
+            heapify(self._timed)
+            self._waiting -= 1
+            return True
+        waiting = (seq, head.due is not None)
+        if waiting in self._returned:
+            self._returned.remove(waiting)
+            heapify(self._returned)
+            return True
+        return False
+
+    # -- the whole
+
+    def delayed(self, now: float) -> int:
+        """Count the messages whose time has not come at *now*."""
+        overdue = sum(due <= now for due, _ in self._timed)
+        if self._horizon[0] <= now:
+            overdue += self._journal.count_due(self.id, self._horizon, now)
+        return self._waiting - overdue
+
+    def held(self) -> Iterable[Held]:
+        """Return everything in flight."""
+        for consumer in self.consumers.values():
+            yield from consumer.held.values()
+
+    def purge(self, last: int) -> int:
+        """Remove everything that is not in flight; return how many messages that were.
+
+        *last* is the seq of the newest message of all.
+        """
+        removed = self.messages - self.in_flight + self.dead
+        held = list(self.held())
+        self.id = self._journal.purge(self.id, self.name, [one.seq for one in held])
+        self._memory.left += self._window
+        self.messages = len(held)
+        self.bytes = sum(one.size for one in held)
+        self.timed = sum(one.timed for one in held)
+        self.dead = 0
+        self._reset()
+        # What is in flight comes back through `_returned`, never by being read in order.
+        self._cursor, self._horizon = last, _BEHIND_ALL
+        self._backlog = self._waiting = 0
+        return removed

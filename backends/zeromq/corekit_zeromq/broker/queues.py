@@ -1,0 +1,326 @@
+"""All durable queues: publishing, consuming, settling, dead letters."""
+
+from __future__ import annotations
+
+import logging
+from heapq import heappop, heappush
+
+from corekit.errors import BackendRefused, QueueFull, StorageFull
+
+from .data_directory import HighWater
+from .deduplication import Deduplication
+from .journal import ChannelRow, Journal, Message
+from .limits import Limits
+from .queue import Consumer, Held, Memory, Queue
+from .sessions import Session
+
+logger = logging.getLogger("corekit.broker.queue")
+
+#: Messages that one queue, and all queues, hand out in one turn.
+_QUANTUM = 512
+_TURN = 4096
+
+#: Rows that one step of housekeeping removes.
+_SWEEP = 2000
+
+#: How long an empty queue is kept that nobody uses, in seconds.
+_IDLE = 60.0
+
+
+class Queues:
+    """The queues by name. Times to come are kept on a scale of Unix seconds that cannot jump: the
+    wall clock at the start plus what has passed since.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        limits: Limits,
+        *,
+        epoch: int,
+        now: float,
+        wall: float,
+        high_water: HighWater | None = None,
+    ) -> None:
+        self._journal = journal
+        self._limits = limits
+        self._epoch = epoch
+        self._offset = wall - now
+        self._memory = Memory(limits.window_total)
+        self._queues: dict[str, Queue] = {}
+        self._active: dict[Queue, None] = {}
+        self._alarms: list[tuple[float, int, Queue]] = []
+        self._alarm_number = 0
+        self._delivery = 1
+        self._seq = max(journal.meta("seq"), high_water.seq if high_water else 0)
+        self._dedup = Deduplication(journal, limits, wall)
+        #: Nothing is delivered while this is set.
+        self.held_back = False
+        #: No message is taken while this is set.
+        self.storage_full = False
+        self._load(now, wall, set_back=high_water is not None and wall < high_water.wall)
+
+    def __repr__(self) -> str:
+        return f"<Queues {len(self._queues)} seq={self._seq}>"
+
+    def __len__(self) -> int:
+        return len(self._queues)
+
+    @property
+    def last_seq(self) -> int:
+        """The seq of the newest message."""
+        return self._seq
+
+    def _load(self, now: float, wall: float, *, set_back: bool) -> None:
+        for row in self._journal.channels():
+            queue = self._queues[row.name] = Queue(
+                row, self._journal, self._limits, self._memory
+            )
+            if row.timed and set_back:
+                self._journal.clamp_due(row.id, wall)
+            queue.used_at = now
+
+    def queue(self, name: str) -> Queue | None:
+        """Return the queue *name*, None if there is nothing in it and nobody consumes it."""
+        return self._queues.get(name)
+
+    def names(self) -> list[str]:
+        """Return the names of all queues."""
+        return list(self._queues)
+
+    def _open(self, name: str, now: float) -> Queue:
+        queue = self._queues.get(name)
+        if queue is None:
+            if len(self._queues) >= self._limits.channels:
+                raise BackendRefused(f"the broker has {self._limits.channels} queues, its limit")
+            row = ChannelRow(self._journal.add_channel(name), name, 0, 0, 0, 0)
+            queue = self._queues[name] = Queue(row, self._journal, self._limits, self._memory)
+        queue.used_at = now
+        return queue
+
+    # -- publishing
+
+    def publish(
+        self,
+        now: float,
+        wall: float,
+        name: str,
+        id: str,  # noqa: A002 - the message's id
+        body: bytes,
+        delay: float,
+        dedup_id: str | None,
+        *,
+        repeated: bool,
+    ) -> str:
+        """Queue a message and return its id, or that of the message which it repeats.
+
+        *repeated*: it may have been published before, under the same id.
+        Raises QueueFull, StorageFull or BackendRefused; nothing was queued then.
+        """
+        if repeated and self._dedup.is_repeated(name, id):
+            return id
+        if dedup_id is not None:
+            first = self._dedup.first(now + self._offset, name, dedup_id)
+            if first is not None:
+                return first
+        queue = self._queues.get(name) or self._open(name, now)
+        limits = self._limits
+        if queue.messages >= limits.queue_messages:
+            raise QueueFull(f"queue {name!r} holds {queue.messages} messages, its limit")
+        if queue.bytes + len(body) > limits.queue_bytes:
+            raise QueueFull(f"queue {name!r} holds {queue.bytes} bytes, its limit")
+        if self.storage_full:
+            raise StorageFull("the broker's disk is full: it takes no further messages")
+        self._seq = seq = self._seq + 1
+        message = Message(seq, id, body, 0, 0, wall, delay > 0)
+        due = now + self._offset + delay if delay > 0 else None
+        self._add(queue, message, due, delay or None, now)
+        if dedup_id is not None:
+            self._dedup.remember(now + self._offset, name, dedup_id, id, seq)
+        return id
+
+    def _add(
+        self, queue: Queue, message: Message, due: float | None, delay: float | None, now: float
+    ) -> None:
+        queue.used_at = now
+        scaled = now + self._offset
+        self._journal.insert(queue.id, queue.name, message, due, delay, scaled)
+        self._journal.count(queue)
+        self._dedup.published(scaled, queue.name, message.id)
+        queue.publish(message, due)
+        self._active[queue] = None
+
+    # -- consuming
+
+    def consume(self, now: float, session: Session, number: int, name: str) -> None:
+        """Let *session* consume the queue *name*; raises BackendRefused beyond the limits."""
+        if number in session.consumers:
+            raise BackendRefused(f"consumer {number} exists already")
+        if len(session.consumers) >= self._limits.consumers:
+            raise BackendRefused(f"a session has at most {self._limits.consumers} consumers")
+        consumer = Consumer(session, number, self._open(name, now))
+        session.consumers[number] = consumer
+        consumer.queue.add_consumer(consumer)
+
+    def cancel(self, consumer: Consumer, *, died: bool = False) -> None:
+        """End *consumer*; what it holds goes back, with a death counted each if it *died*."""
+        consumer.session.consumers.pop(consumer.number, None)
+        queue = consumer.queue
+        for held in consumer.held.values():
+            queue.give_back(held, died=died)
+        consumer.held.clear()
+        queue.remove_consumer(consumer)
+        self._active[queue] = None
+
+    def grant(self, consumer: Consumer, credit: int) -> None:
+        """Let *consumer* have so many more deliveries."""
+        most = self._limits.credit - len(consumer.held)
+        consumer.credit = max(0, min(consumer.credit + credit, most))
+        consumer.queue.enlist(consumer)
+        self._active[consumer.queue] = None
+
+    def revoke(self, consumer: Consumer) -> None:
+        """Let *consumer* have no more deliveries."""
+        consumer.credit = 0
+        consumer.queue.suspend(consumer)
+
+    def resume(self, session: Session) -> None:
+        """Go on with a session that had too much on its way."""
+        for consumer in session.consumers.values():
+            consumer.queue.enlist(consumer)
+            self._active[consumer.queue] = None
+
+    def claim(self, consumer: Consumer, token: bytes) -> bytes | None:
+        """Give *consumer* a delivery of a former life; return its token, None if it is gone."""
+        claimed = consumer.queue.claim(token)
+        if claimed is None or claimed[0] == self._epoch:
+            return None
+        new = consumer.queue.token(self._epoch, self._delivery, claimed[1])
+        self._delivery += 1
+        consumer.held[new] = claimed[1]
+        return new
+
+    # -- settling
+
+    def ack(self, consumer: Consumer, tokens: list[bytes]) -> list[bytes]:
+        """Forget the messages of *tokens*; return the tokens that *consumer* does not hold."""
+        expired = []
+        held, settle = consumer.held, consumer.queue.settle
+        for token in tokens:
+            delivery = held.pop(token, None)
+            if delivery is None:
+                expired.append(token)
+            else:
+                settle(delivery)
+        return expired
+
+    def release(self, consumer: Consumer, held: Held, *, started: bool) -> None:
+        """Make a message deliverable at its old place."""
+        consumer.queue.give_back(held, died=started)
+        self._active[consumer.queue] = None
+
+    def bury(self, wall: float, consumer: Consumer, held: Held, error: str) -> None:
+        """Make a message a dead letter."""
+        consumer.queue.bury(held, error[: self._limits.text_length], wall)
+
+    def retry(self, now: float, consumer: Consumer, held: Held, delay: float) -> None:
+        """Make a message deliverable after *delay*, as the next attempt."""
+        consumer.queue.retry(held, now + self._offset + delay, delay)
+        self._active[consumer.queue] = None
+
+    # -- dead letters, and the whole queue
+
+    def stats(self, now: float, name: str) -> tuple[int, int, int, int]:
+        """Count ready, delayed, in flight and dead."""
+        queue = self._queues.get(name)
+        if queue is None:
+            return 0, 0, 0, 0
+        delayed = queue.delayed(now + self._offset)
+        ready = queue.messages - queue.in_flight - delayed
+        return ready, delayed, queue.in_flight, queue.dead
+
+    def dead_letters(
+        self, name: str, count: int
+    ) -> list[tuple[str, bytes, str, int, float]]:
+        """Return the oldest dead letters, as many as one answer can hold."""
+        queue = self._queues.get(name)
+        if queue is None or not queue.dead:
+            return []
+        return self._journal.dead_letters(queue.id, count, self._limits.max_message // 4)
+
+    def requeue(self, now: float, name: str, id: str) -> None:  # noqa: A002
+        """Make a dead letter the newest message; raises BackendRefused if there is none."""
+        queue = self._queues.get(name)
+        found = None if queue is None else self._journal.exhume(queue.id, id)
+        if queue is None or found is None:
+            raise BackendRefused(f"queue {name!r} has no dead letter {id!r}")
+        queue.dead -= 1
+        self._seq += 1
+        self._add(queue, Message(self._seq, id, found[0], 0, 0, found[1], False), None, None, now)
+
+    def purge(self, name: str) -> int:
+        """Remove what is ready, delayed or dead; return how many messages that were."""
+        queue = self._queues.get(name)
+        return 0 if queue is None else queue.purge(self._seq)
+
+    # -- time
+
+    def dispatch(self, now: float) -> dict[Consumer, None]:
+        """Hand messages out; return the consumers that have something in their batch."""
+        touched: dict[Consumer, None] = {}
+        if self.held_back:
+            return touched
+        scaled = now + self._offset
+        left = _TURN
+        for queue in list(self._active):
+            if left <= 0:
+                break
+            del self._active[queue]
+            queue.promote(scaled)
+            self._watch(queue, scaled)
+            count = queue.dispatch(min(_QUANTUM, left), self._epoch, self._delivery, touched)
+            self._delivery += count
+            left -= count
+            if queue.dispatchable:
+                self._active[queue] = None
+        return touched
+
+    @property
+    def busy(self) -> bool:
+        """Whether `dispatch` has more to do."""
+        return bool(self._active) and not self.held_back
+
+    def _watch(self, queue: Queue, scaled: float) -> None:
+        due = queue.next_due()
+        # What is due already waits for room in memory: the next dispatch looks at it.
+        if due is not None and due > scaled and (queue.alarm is None or due < queue.alarm):
+            queue.alarm = due
+            self._alarm_number += 1
+            heappush(self._alarms, (due, self._alarm_number, queue))
+
+    def next_alarm(self) -> float | None:
+        """Return when `wake` has something to do, on the monotonic scale; None for never."""
+        return self._alarms[0][0] - self._offset if self._alarms else None
+
+    def wake(self, now: float) -> None:
+        """Let the next `dispatch` look at the queues in which a message has become due."""
+        while self._alarms and self._alarms[0][0] <= now + self._offset:
+            due, _, queue = heappop(self._alarms)
+            if queue.alarm == due:
+                queue.alarm = None
+            self._active[queue] = None
+
+    def keep_house(self, now: float) -> None:
+        """Remove a little of what is not needed any more; called about once a second."""
+        self._journal.sweep(_SWEEP)
+        self._dedup.forget(now + self._offset)
+
+    def drop_idle(self, now: float) -> None:
+        """Forget the queues that are empty and unused."""
+        for name, queue in list(self._queues.items()):
+            if not (queue.messages or queue.dead or queue.consumers) and (
+                queue.used_at < now - _IDLE
+            ):
+                del self._queues[name]
+                self._active.pop(queue, None)
+                self._journal.remove_channel(queue.id)

@@ -1,0 +1,162 @@
+"""The journal's file: opening it, knowing whose it is, and setting it up."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from . import exits
+from .data_directory import sync_directory
+from .exits import BrokerRefused
+
+#: "ckzq": marks the file as a journal of this broker, for `file` and for us.
+APPLICATION_ID = 0x636B7A71
+VERSION = 1
+
+#: Pages in the write-ahead log before it is folded into the main file: bounds what a damaged log
+#: can cut off (4 MiB), and how much room a full disk must still have.
+_CHECKPOINT_PAGES = 1000
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+-- A channel without a name was purged: its messages are removed little by little.
+CREATE TABLE channel (
+    id INTEGER PRIMARY KEY, name TEXT UNIQUE,
+    messages INTEGER NOT NULL, bytes INTEGER NOT NULL,
+    timed INTEGER NOT NULL, dead INTEGER NOT NULL
+);
+-- `due` is null for a message without delay; `delay` bounds the rest after the clock was set back.
+CREATE TABLE message (
+    seq INTEGER PRIMARY KEY, channel INTEGER NOT NULL, id TEXT NOT NULL,
+    due REAL, delay REAL, attempts INTEGER NOT NULL, deaths INTEGER NOT NULL,
+    published_at REAL NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX message_order ON message (channel, due, seq);
+CREATE TABLE dead (
+    seq INTEGER PRIMARY KEY, channel INTEGER NOT NULL, id TEXT NOT NULL,
+    attempts INTEGER NOT NULL, error TEXT NOT NULL, died_at REAL NOT NULL,
+    published_at REAL NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
+);
+CREATE INDEX dead_id ON dead (channel, id);
+CREATE TABLE dedup (
+    channel TEXT NOT NULL, dedup_id TEXT NOT NULL, id TEXT NOT NULL,
+    seq INTEGER NOT NULL, until REAL NOT NULL, PRIMARY KEY (channel, dedup_id)
+) WITHOUT ROWID;
+CREATE INDEX dedup_until ON dedup (until);
+-- The ids published in one transaction, so that a repeated publish is recognised.
+CREATE TABLE recent (number INTEGER PRIMARY KEY, at REAL NOT NULL, ids BLOB NOT NULL);
+CREATE TABLE lease (
+    name TEXT PRIMARY KEY, token INTEGER NOT NULL, owner BLOB NOT NULL,
+    ttl REAL NOT NULL, until REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE session (id BLOB PRIMARY KEY, secret BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+
+def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
+    """Open the journal at *path*, creating it if there is none.
+
+    *durable*: a commit is on disk when it returns; otherwise it survives the process only.
+
+    Raises BrokerRefused for a file that is damaged, foreign, or of a newer release; it is left as
+    it was.
+    """
+    existed = path.exists()
+    if existed:
+        _recognise(path)
+    # Created with its mode: between sqlite's own creation and a chmod others could open it.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        _set_up(connection, durable=durable)
+        if not existed:
+            _create(connection)
+            sync_directory(path.parent)
+        _check_version(connection, path)
+    except sqlite3.Error as error:
+        connection.close()
+        raise BrokerRefused(
+            exits.CORRUPT, f"{path} cannot be read as a journal: {error}; it was left as it is"
+        ) from error
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _recognise(path: Path) -> None:
+    """Check that the file is a journal of ours before sqlite, or a stale log beside it, acts."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(100)
+    except OSError as error:
+        raise BrokerRefused(exits.CANNOT_CREATE, f"cannot read {path}: {error}") from error
+    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+        # A journal whose creation was cut short is empty and has its content in the log.
+        log = path.with_name(path.name + "-wal")
+        if not header and (not log.exists() or log.stat().st_size == 0):
+            path.unlink()
+            return
+        if header:
+            raise BrokerRefused(
+                exits.CORRUPT, f"{path} is not a journal of corekit's broker; move it away"
+            )
+    elif int.from_bytes(header[68:72], "big") not in {0, APPLICATION_ID}:
+        raise BrokerRefused(
+            exits.CORRUPT, f"{path} is the database of another application; move it away"
+        )
+
+
+def _set_up(connection: sqlite3.Connection, *, durable: bool) -> None:
+    settings: dict[str, object] = {
+        "locking_mode": "exclusive",
+        "journal_mode": "wal",
+        "synchronous": 2 if durable else 1,
+        "wal_autocheckpoint": _CHECKPOINT_PAGES,
+        "journal_size_limit": 16 * 1024 * 1024,
+        "temp_store": 2,
+        "mmap_size": 0,
+        "cache_size": -16 * 1024,
+        "trusted_schema": 0,
+        "cell_size_check": 1,
+    }
+    for name, wanted in settings.items():
+        connection.execute(f"PRAGMA {name}={wanted}")
+        # Builds of sqlite differ in their defaults and ignore what they do not know: read back.
+        row = connection.execute(f"PRAGMA {name}").fetchone()
+        if row is None and name == "mmap_size":
+            continue  # built without it
+        if row is None or row[0] != wanted:
+            raise BrokerRefused(
+                exits.UNAVAILABLE,
+                f"sqlite {sqlite3.sqlite_version} did not take {name}={wanted}: it says {row}",
+            )
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    statements = "".join(_TABLES)
+    connection.executescript(
+        f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; "
+        f"PRAGMA user_version={VERSION}; {statements} COMMIT;"
+    )
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if application == 0 and version == 0 and not connection.execute(
+        "SELECT 1 FROM sqlite_schema"
+    ).fetchone():
+        # The process died between creating the file and the first commit.
+        _create(connection)
+        return
+    if application != APPLICATION_ID:
+        raise BrokerRefused(
+            exits.CORRUPT, f"{path} is the database of another application; move it away"
+        )
+    if version > VERSION:
+        raise BrokerRefused(
+            exits.CONFIGURATION,
+            f"{path} was written by a newer release (format {version}, this one knows {VERSION})",
+        )

@@ -1,0 +1,319 @@
+"""Sessions: what makes one out of the connections that a client has one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgpack
+
+from ..protocol import FRAME_ALLOWANCE, Reply
+
+if TYPE_CHECKING:
+    from .journal import Journal
+    from .limits import Limits
+    from .locks import Lease, Waiter
+    from .pub_sub import Subscription
+    from .queue import Consumer
+
+pack = msgpack.Packer(autoreset=True).pack
+
+#: Commands are put into one frame up to this size; a larger one goes alone. A frame then never
+#: exceeds the largest payload by more than what the protocol allows.
+_FRAME = FRAME_ALLOWANCE // 2
+
+
+class Frame(NamedTuple):
+    """A frame that was made and not acknowledged. Commands are shared among sessions."""
+
+    number: int
+    commands: list[bytes]
+    size: int
+
+
+class Session:
+    """A client, over all its connections."""
+
+    __slots__ = (
+        "_ready",
+        "acquired",
+        "awaited",
+        "consumers",
+        "deadline",
+        "ended",
+        "id",
+        "info",
+        "lagging",
+        "may_claim",
+        "may_repeat_until",
+        "outbox",
+        "outstanding",
+        "received",
+        "route",
+        "secret",
+        "sent",
+        "spoke_at",
+        "subscriptions",
+        "transmitted",
+        "unacknowledged",
+        "unanswered_bytes",
+        "unanswered_frames",
+        "user",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        id: bytes,  # noqa: A002 - the session's id
+        secret: bytes,
+        user: str,
+        info: dict[str, str],
+        ready: dict[Session, None],
+    ) -> None:
+        self.id = id
+        self.secret = secret
+        self.user = user
+        """Whose key it came with; empty without encryption."""
+        self.info = info
+        self.route: bytes | None = None
+        """The connection that it has at the moment."""
+        self.deadline = 0.0
+        self.spoke_at = 0.0
+        self.received = 0
+        """The last frame that came in."""
+        self.sent = 0
+        """The last frame that was made."""
+        self.transmitted = 0
+        """The last frame that was given to the present connection."""
+        self.unanswered_frames = 0
+        self.unanswered_bytes = 0
+        """What came in since a frame was sent."""
+        self.ended = False
+        self.outbox: list[bytes] = []
+        self._ready = ready
+        self.unacknowledged: deque[Frame] = deque()
+        self.outstanding = 0
+        """Bytes in the outbox and not acknowledged."""
+        self.may_claim = False
+        """Whether it was a session of the broker's former life."""
+        self.awaited = False
+        self.may_repeat_until = 0.0
+        """Until when its publishes may be repeated ones."""
+        self.subscriptions: dict[str, Subscription] = {}
+        self.lagging: dict[str, Subscription] = {}
+        """Subscriptions that fell behind and wait for the client to catch up."""
+        self.consumers: dict[int, Consumer] = {}
+        self.waiting: dict[int, Waiter] = {}
+        """Acquisitions of locks that wait, by their rid."""
+        self.acquired: dict[int, Lease] = {}
+        """Leases by the rid that got them."""
+
+    def __repr__(self) -> str:
+        return (
+            f"<Session {self.name} received={self.received} sent={self.sent} "
+            f"outstanding={self.outstanding} {'connected' if self.route else 'disconnected'}>"
+        )
+
+    @property
+    def name(self) -> str:
+        """What log lines call it; the id itself stays out of them."""
+        return f"{self.info.get('name', '?')!r}/{self.id[:3].hex()}"
+
+    def send(self, command: bytes) -> None:
+        """Put an encoded command on its way."""
+        self.outbox.append(command)
+        self.outstanding += len(command)
+        self._ready[self] = None
+
+    def spoke(self, now: float) -> None:
+        """Take note that a frame was sent, which acknowledges all that came in."""
+        self.spoke_at = now
+        self.unanswered_frames = self.unanswered_bytes = 0
+
+    def can_resume(self, received: int) -> bool:
+        """Whether everything after the frame *received* is still here to be sent again."""
+        return self.sent - len(self.unacknowledged) <= received <= self.sent
+
+    def answer(self, rid: int, value: Any) -> None:
+        """Answer a request."""
+        self.send(pack((Reply.OK, rid, value)))
+
+    def make_frames(self) -> None:
+        """Make frames of the outbox."""
+        outbox = self.outbox
+        if not outbox:
+            return
+        self.outbox = []
+        commands: list[bytes] = []
+        size = 0
+        for command in outbox:
+            if commands and size + len(command) > _FRAME:
+                self._add_frame(commands, size)
+                commands, size = [], 0
+            commands.append(command)
+            size += len(command)
+        self._add_frame(commands, size)
+
+    def _add_frame(self, commands: list[bytes], size: int) -> None:
+        self.sent += 1
+        self.unacknowledged.append(Frame(self.sent, commands, size))
+
+    def untransmitted(self) -> Iterator[tuple[int, bytes]]:
+        """Return number and encoding of each frame that the present connection was not given."""
+        count = self.sent - self.transmitted
+        if not count:
+            return
+        frames = self.unacknowledged
+        for frame in list(islice(frames, len(frames) - count, None)):
+            yield frame.number, encode_frame(frame.number, self.received, frame.commands)
+
+    def acknowledge(self, received: int) -> bool:
+        """Forget the frames up to *received*; False if there never was such a frame."""
+        if received > self.sent:
+            return False
+        frames = self.unacknowledged
+        while frames and frames[0].number <= received:
+            self.outstanding -= frames.popleft().size
+        return True
+
+
+def encode_frame(number: int, received: int, commands: list[bytes]) -> bytes:
+    """Return a frame of commands that are encoded already."""
+    count = len(commands)
+    if count < 16:
+        head = b"\x93%b%b%c" % (pack(number), pack(received), 0x90 | count)
+    else:
+        head = b"\x93%b%b%b" % (pack(number), pack(received), b"\xdd" + count.to_bytes(4, "big"))
+    return b"".join((head, *commands))
+
+
+class Sessions:
+    """All sessions, by id and by connection."""
+
+    def __init__(
+        self, journal: Journal, limits: Limits, random: Callable[[int], bytes], now: float
+    ) -> None:
+        self._journal = journal
+        self._limits = limits
+        self._random = random
+        self._by_id: dict[bytes, Session] = {}
+        self._by_route: dict[bytes, Session] = {}
+        self.ready: dict[Session, None] = {}
+        """Sessions that have something to send."""
+        rows = journal.execute("SELECT id, secret FROM session").fetchall()
+        self._former: dict[bytes, bytes] = dict(rows)
+        journal.execute("DELETE FROM session")
+        self._awaited = set(self._former)
+        self._awaited_until = now + limits.reclaim
+
+    def __repr__(self) -> str:
+        return f"<Sessions {len(self._by_id)} awaited={len(self._awaited)}>"
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_id.values()))
+
+    def at(self, route: bytes) -> Session | None:
+        """Return the session of a connection."""
+        return self._by_route.get(route)
+
+    def find(self, id: bytes, secret: bytes, user: str) -> Session | None:  # noqa: A002
+        """Return the session *id* if this is its secret, and its key."""
+        session = self._by_id.get(id)
+        if session is None or session.user != user:
+            return None
+        return session if hmac.compare_digest(session.secret, secret) else None
+
+    def full(self) -> bool:
+        """Whether there may be no further session."""
+        return len(self._by_id) >= self._limits.sessions
+
+    def begin(
+        self, now: float, user: str, info: dict[str, str], old: tuple[bytes, bytes]
+    ) -> Session:
+        """Return a new session for a client that had the session *old* (id and secret) before."""
+        session = Session(self._random(16), self._random(16), user, info, self.ready)
+        self._by_id[session.id] = session
+        id_, secret = old
+        if id_:
+            session.may_repeat_until = now + self._limits.dedup_window
+            kept = self._former.get(id_)
+            if kept is not None and hmac.compare_digest(kept, _digest(secret)):
+                del self._former[id_]
+                session.may_claim = True
+                session.awaited = id_ in self._awaited
+        # Only a digest is kept: who reads the journal cannot take a session over.
+        self._journal.execute(
+            "INSERT INTO session VALUES (?,?)", (session.id, _digest(session.secret))
+        )
+        if session.awaited:
+            self._awaited.discard(id_)
+            self._awaited.add(session.id)
+        return session
+
+    def attach(self, session: Session, route: bytes, received: int, now: float) -> None:
+        """Let *session* go on over the connection *route*, on which it got *received* frames."""
+        self.detach(session)
+        other = self._by_route.get(route)
+        if other is not None:
+            self.detach(other)
+        session.route = route
+        session.transmitted = received
+        session.spoke_at = now
+        self._by_route[route] = session
+        self.heard(session, now)
+
+    def detach(self, session: Session) -> None:
+        """Let *session* wait for its next connection."""
+        if session.route is not None:
+            self._by_route.pop(session.route, None)
+            session.route = None
+
+    def heard(self, session: Session, now: float) -> None:
+        """Take note that *session* is alive."""
+        session.deadline = now + self._limits.session_timeout
+
+    def end(self, session: Session) -> None:
+        """Forget *session*."""
+        session.ended = True
+        self.detach(session)
+        self.ready.pop(session, None)
+        self._by_id.pop(session.id, None)
+        self._awaited.discard(session.id)
+        self._journal.execute("DELETE FROM session WHERE id=?", (session.id,))
+
+    def reclaimed(self, session: Session) -> None:
+        """Take note that the first frame of a session of the former life is here."""
+        session.awaited = False
+        self._awaited.discard(session.id)
+
+    def awaiting(self, now: float) -> bool:
+        """Whether deliveries must wait for sessions of the former life, which may claim them."""
+        if self._awaited and now >= self._awaited_until:
+            self._awaited.clear()
+        return bool(self._awaited)
+
+    @property
+    def awaited_until(self) -> float | None:
+        """When the waiting for sessions of the former life ends."""
+        return self._awaited_until if self._awaited else None
+
+    def expired(self, now: float) -> list[Session]:
+        """Return the sessions that were not heard of for too long."""
+        return [session for session in self._by_id.values() if session.deadline <= now]
+
+    def extend(self, seconds: float) -> None:
+        """Give every session *seconds* more: the broker itself was not there to hear them."""
+        for session in self._by_id.values():
+            session.deadline += seconds
+        self._awaited_until += seconds
+
+
+def _digest(secret: bytes) -> bytes:
+    return hashlib.sha256(secret).digest()

@@ -1,0 +1,115 @@
+"""The ROUTER socket: frames in and out, without waiting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import zmq
+
+from ..protocol import FRAME_ALLOWANCE
+from . import exits
+from .exits import BrokerRefused
+from .limits import Limits
+
+logger = logging.getLogger("corekit.broker")
+
+#: Parts of a foreign message that are thrown away in one turn.
+_PARTS = 1000
+
+
+class Transport:
+    """One socket for all clients. `receive` and `send` never block."""
+
+    def __init__(self, listen: Sequence[str], limits: Limits) -> None:
+        self._context = zmq.Context(io_threads=1)
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._skipping = False
+        self.addresses: list[str] = []
+        try:
+            self._set_up(limits)
+            for address in listen:
+                self._bind(address)
+        except BaseException:
+            self.close()
+            raise
+
+    def __repr__(self) -> str:
+        return f"<Transport {self.addresses}>"
+
+    def _set_up(self, limits: Limits) -> None:
+        socket = self._socket
+        socket.linger = 500
+        # To an unknown connection: an error instead of silence.
+        socket.router_mandatory = True
+        socket.maxmsgsize = limits.max_message + FRAME_ALLOWANCE
+        socket.handshake_ivl = 5_000
+        socket.backlog = 1024
+        socket.sndhwm = 1000
+        socket.rcvhwm = 1000
+        socket.tcp_keepalive = 1
+        # ZMTP's heartbeats end connections that are half open; ours are answered by the loop.
+        socket.heartbeat_ivl = 2_000
+        socket.heartbeat_timeout = 6_000
+
+    def _bind(self, address: str) -> None:
+        # Applies to the next bind only. With it, IPv4 addresses would be told as ::ffff:127.0.0.1.
+        self._socket.ipv6 = "[" in address
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            status = exits.IN_USE if error.errno == zmq.EADDRINUSE else exits.UNAVAILABLE
+            raise BrokerRefused(status, f"cannot listen on {address}: {error}") from error
+        self.addresses.append(self._socket.last_endpoint.rstrip(b"\0").decode())
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable when something *changed*: it is
+        edge-triggered, so `readable` has to be asked after each use of the socket.
+        """
+        return int(self._socket.fd)
+
+    def readable(self) -> bool:
+        """Whether there is something to receive."""
+        return bool(self._socket.events & zmq.POLLIN)
+
+    def receive(self) -> tuple[bytes, bytes, str] | None:
+        """Return connection, frame and key of the next frame, None if there is none now."""
+        socket = self._socket
+        try:
+            if self._skipping and not self._skip():
+                return None
+            route = socket.recv(zmq.NOBLOCK)
+            data = socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        if socket.rcvmore:
+            # Not ours. Its parts are taken one by one: a million of them must not stall the loop.
+            self._skipping = True
+            data = b""
+        return route, data, ""
+
+    def _skip(self) -> bool:
+        for _ in range(_PARTS):
+            if not self._socket.rcvmore:
+                self._skipping = False
+                return True
+            self._socket.recv(zmq.NOBLOCK)
+        return False
+
+    def send(self, route: bytes, data: bytes) -> bool | None:
+        """Send a frame: True; False if the connection is full; None if it has gone."""
+        try:
+            self._socket.send_multipart((route, data), zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno == zmq.EHOSTUNREACH:
+                return None
+            raise
+        return True
+
+    def close(self) -> None:
+        """Close the socket; what was sent leaves within half a second."""
+        if not self._socket.closed:
+            self._socket.close()
+            self._context.term()
