@@ -1,46 +1,24 @@
-"""The channels of one App on one adapter: what pub/sub and sync messages are made of.
-
-On the wire a message is an envelope with the fields
-
-    instance   str  who published it: the App instance
-    publisher  int  one run of one instance on one channel: whose numbers these are
-    number     int  1, 2, 3 ... without a hole among what this publisher sent
-    audience   int  0: everybody; bit 0: everybody else; bit 1: the instance itself only
-    body
-
-A publish that fails or is cancelled uses up its number, if the message could be written: it may
-have been sent, and if it was not, subscribers have missed what was meant for them; the hole tells
-them so. Numbers are never used twice: a subscriber would take the second one for a repetition.
-"""
+"""The channels of one App on one adapter: what pub/sub and sync messages are made of."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import secrets
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any
 
 from .. import names
 from ..adapters import PubSubAdapter
-from ..errors import BackendError, SerializationError
+from ..errors import BackendError
 from ..lifecycle import Gate
 from ..tasks import TaskOwner
+from .channel import Channel
 from .context import ManagerContext
-from .gaps import SequenceTracker, Verdict
-from .log_limit import LogLimit
+from .gaps import SequenceTracker
 from .outbox import Outbox
-from .subscription import GAP, Handler, Options, Subscription
+from .subscription import Handler, Options, Subscription
 
 logger = logging.getLogger("corekit.pub_sub")
-
-EVERYBODY: Final = 0
-NOT_SELF: Final = 1
-ONLY_SELF: Final = 2
-
-_FIELDS = 4
-_LARGEST = 2**63
 
 #: Seconds that handlers which run at close may go on, and then have to end when cancelled.
 _GRACE = 5.0
@@ -48,135 +26,6 @@ _LAST_WORDS = 1.0
 
 #: Beyond so many names, those without subscribers are forgotten.
 _MANY = 10_000
-
-#: Bodies that several handlers can be given without one seeing what another makes of it.
-_IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
-
-
-class Channel:
-    """One full name: the number of what was published last, and who listens."""
-
-    __slots__ = (
-        "_bad_log",
-        "_context",
-        "_seal",
-        "_unseal",
-        "full_name",
-        "heard",
-        "lock",
-        "name",
-        "number",
-        "publisher",
-        "received",
-        "subscriptions",
-    )
-
-    def __init__(self, context: ManagerContext, name: str, full_name: str) -> None:
-        self._context = context
-        self._seal = context.serializer.seal
-        self._unseal = context.serializer.unseal
-        self._bad_log = LogLimit(context.clock)
-        self.name = name
-        self.full_name = full_name
-        self.subscriptions: list[Subscription] = []
-        self.restart()
-
-    def __repr__(self) -> str:
-        return (
-            f"<Channel {self.full_name!r} {'received' if self.received else 'not received'} "
-            f"published={self.number} subscriptions={len(self.subscriptions)}>"
-        )
-
-    def restart(self) -> None:
-        """Begin anew, as another publisher, in the running loop; the subscribers stay."""
-        self.publisher = secrets.randbits(63)
-        self.number = 0
-        self.heard = SequenceTracker()
-        self.lock = asyncio.Lock()
-        #: Whether the adapter receives it.
-        self.received = False
-        self.subscriptions = [subscription.renewed() for subscription in self.subscriptions]
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether it can be forgotten: nobody listens, and nobody is about to."""
-        return not (self.subscriptions or self.received or self.lock.locked())
-
-    def remove(self, handler: Handler) -> None:
-        """Drop the subscription of *handler*, if there is one."""
-        for subscription in self.subscriptions:
-            if subscription.handler == handler:
-                subscription.stop()
-                # A new list: somebody may be going through the old one.
-                self.subscriptions = [s for s in self.subscriptions if s is not subscription]
-                return
-
-    def seal(self, message: Any, audience: int) -> bytes:
-        """Return the envelope of the next message; a message that cannot be written has none."""
-        payload = self._seal(
-            (self._context.instance_id, self.publisher, self.number + 1, audience), message
-        )
-        self.number += 1
-        return payload
-
-    def receive(self, payloads: Sequence[bytes]) -> None:
-        """Give *payloads* to the subscribers, without what is not for this instance."""
-        batch: list[Any] = []
-        unseal, observe = self._unseal, self.heard.observe
-        me = self._context.instance_id
-        for payload in payloads:
-            try:
-                instance, publisher, number, audience, body = unseal(payload, _FIELDS)
-                verdict = observe(publisher, number)
-                if verdict is Verdict.REPEATED:
-                    continue
-                if audience and (instance == me) is not bool(audience & ONLY_SELF):
-                    # Own numbers that are not for us may be missing; those of others may not.
-                    if verdict is Verdict.AFTER_GAP and instance != me:
-                        batch.append(GAP)
-                    continue
-            except (SerializationError, TypeError) as error:
-                self._complain(error)
-                batch.append(GAP)
-                continue
-            if verdict is Verdict.AFTER_GAP:
-                batch.append(GAP)
-            batch.append(body)
-        if batch:
-            self._distribute(batch)
-
-    def gap(self) -> None:
-        """Tell the subscribers that they may have missed something here."""
-        self.heard.forgive()
-        self._distribute([GAP])
-
-    def _distribute(self, batch: list[Any]) -> None:
-        if not self.subscriptions:
-            return
-        first, *others = self.subscriptions
-        # The copies are made before any handler can have changed a message.
-        for subscription in others:
-            subscription.put([self._copy(message) for message in batch])
-        first.put(batch)
-
-    def _copy(self, message: Any) -> Any:
-        if message is GAP or type(message) in _IMMUTABLE:
-            return message
-        serializer = self._context.serializer
-        try:
-            return serializer.decode(serializer.encode(message))
-        except SerializationError:
-            # An extension that reads what it does not write.
-            return message
-
-    def _complain(self, error: Exception) -> None:
-        if self._bad_log.passes():
-            logger.warning(
-                "channel %s: a message could not be read (%d more before it): %s",
-                self.full_name,
-                self._bad_log.held_back,
-                error,
-            )
 
 
 class Channels:
@@ -283,11 +132,8 @@ class Channels:
         Raises NotOpenError, SerializationError and InvalidType (no transaction).
         """
         self.gate.check()
-        serializer = self.context.serializer
-        # The number is only known when it leaves; until then the largest stands for it.
-        sealed = serializer.seal((self.context.instance_id, _LARGEST, _LARGEST, audience), message)
-        *_, body = serializer.unseal(sealed, _FIELDS)
-        send = partial(self.publish, channel, body, audience)
+        # Its number is only known when it leaves, so that those published before keep theirs.
+        send = partial(self.publish, channel, channel.as_written(message, audience), audience)
         self._outbox.defer(transaction, send, what=f"channel {channel.full_name}")
 
     # -- subscribing --

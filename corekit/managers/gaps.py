@@ -52,21 +52,18 @@ class SequenceTracker:
 
         Raises SerializationError if they are no whole numbers, or *number* is below 1.
         """
-        expected = self._recent.get(publisher)
-        if expected == number:
+        expected = self._recent.get(publisher, 0)
+        if expected == number and number > 0:
             self._recent[publisher] = number + 1
             return Verdict.IN_ORDER
         if type(publisher) is not int or type(number) is not int or number < 1:
             raise SerializationError("the publisher and number of a message are whole numbers")
-        if expected is None:
-            expected = self._older.pop(publisher, None)
-        told = expected is None or expected < 0
-        least = number if expected is None else abs(expected)
-        if number < least:
-            self._remember(publisher, expected or least)
+        expected = expected or self._older.pop(publisher, 0)
+        if number < abs(expected):
+            self._remember(publisher, expected)
             return Verdict.REPEATED
         self._remember(publisher, number + 1)
-        return Verdict.IN_ORDER if told or number == least else Verdict.AFTER_GAP
+        return Verdict.AFTER_GAP if 0 < expected < number else Verdict.IN_ORDER
 
     def forgive(self) -> None:
         """Let every publisher jump once: a gap has been told that covers what is missing now."""

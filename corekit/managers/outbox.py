@@ -73,7 +73,7 @@ class Outbox:
             self._lost(what, "its event loop has ended")
 
     def _add(self, what: str, send: Callable[[], Awaitable[object]]) -> None:
-        if not self._gate.is_open:
+        if self._gate.loop is not asyncio.get_running_loop():
             self._lost(what, "the App was stopped before the commit")
             return
         if len(self._entries) >= _LIMIT:

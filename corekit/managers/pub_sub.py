@@ -8,7 +8,8 @@ from typing import Any
 from .. import names
 from ..adapters import PubSubAdapter
 from ..arguments import async_function, flag
-from .channels import EVERYBODY, NOT_SELF, ONLY_SELF, Channels
+from .channel import EVERYBODY, NOT_SELF, ONLY_SELF
+from .channels import Channels
 from .context import ManagerContext
 from .subscription import GapHandler, Handler, Options
 

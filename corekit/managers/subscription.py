@@ -112,6 +112,8 @@ class Subscription:
         # published or received a message.
         self._variables = copy_context()
         self._buffer: deque[Any] = deque()
+        #: How many of what is in the buffer are gaps; they do not count as messages.
+        self._gaps = 0
         self._running = False
         self._stopped = False
         self._held: dict[bytes, _Held] = {}
@@ -147,13 +149,22 @@ class Subscription:
         self._release(float("inf"))
         self._shorten()
 
-    def put(self, batch: Sequence[Any]) -> None:
-        """Take messages, with `GAP` wherever some are missing. Returns at once, never raises."""
+    def put(self, batch: Sequence[Any], gaps: int) -> None:
+        """Take messages, with `GAP` where some are missing, *gaps* times, never twice in a row.
+
+        Returns at once and never raises.
+        """
+        buffer = self._buffer
         if self._options.debounce:
             self._hold(batch)
         else:
-            self._buffer.extend(batch)
-        if len(self._buffer) + len(self._held) > self._options.buffer:
+            if gaps:
+                if batch[0] is GAP and buffer and buffer[-1] is GAP:
+                    batch = batch[1:]
+                    gaps -= 1
+                self._gaps += gaps
+            buffer.extend(batch)
+        if len(buffer) - self._gaps + len(self._held) > self._options.buffer:
             self._shorten()
         if not self._running and self._buffer:
             self._start()
@@ -162,6 +173,7 @@ class Subscription:
         """Drop what waits, for good; a call of the handler that runs is left alone."""
         self._stopped = True
         self._buffer.clear()
+        self._gaps = 0
         self._held.clear()
         self._cancel_debounce_timer()
         self._cancel_retry_timer()
@@ -180,6 +192,7 @@ class Subscription:
             while buffer:
                 message = buffer.popleft()
                 if message is GAP:
+                    self._gaps -= 1
                     await self._tell_gap()
                     continue
                 try:
@@ -204,8 +217,6 @@ class Subscription:
     # -- gaps --
 
     async def _tell_gap(self) -> None:
-        while self._buffer and self._buffer[0] is GAP:
-            self._buffer.popleft()
         on_gap, resync = self._options.on_gap, self._options.resync
         if on_gap is not None:
             try:
@@ -238,7 +249,7 @@ class Subscription:
 
     def _retry_resync(self) -> None:
         self._retry_timer = None
-        self._buffer.appendleft(GAP)
+        self._put_gap_first()
         if not self._running:
             self._start()
 
@@ -252,18 +263,17 @@ class Subscription:
     def _shorten(self) -> None:
         """Drop the oldest until the buffer is no longer than it may be, and put a gap there."""
         options, buffer, held = self._options, self._buffer, self._held
-        gap_told_next = bool(buffer) and buffer[0] is GAP
-        excess = len(buffer) + len(held) - gap_told_next - options.buffer
+        excess = len(buffer) - self._gaps + len(held) - options.buffer
         if excess <= 0:
             return
-        if gap_told_next:
-            buffer.popleft()
-        from_buffer = min(excess, len(buffer))
-        for _ in range(from_buffer):
-            buffer.popleft()
-        for key in list(islice(held, excess - from_buffer)):
+        while excess and len(buffer) > self._gaps:
+            if buffer.popleft() is GAP:
+                self._gaps -= 1
+            else:
+                excess -= 1
+        for key in list(islice(held, excess)):
             del held[key]
-        buffer.appendleft(GAP)
+        self._put_gap_first()
         if self._overflow_log.passes():
             logger.warning(
                 "channel %s: handler %s is too slow, its buffer of %d overflowed: "
@@ -273,6 +283,11 @@ class Subscription:
                 options.buffer,
             )
 
+    def _put_gap_first(self) -> None:
+        if not self._buffer or self._buffer[0] is not GAP:
+            self._buffer.appendleft(GAP)
+            self._gaps += 1
+
     # -- debouncing --
 
     def _hold(self, batch: Sequence[Any]) -> None:
@@ -281,7 +296,9 @@ class Subscription:
         canonical = self._context.serializer.canonical
         for message in batch:
             if message is GAP:
-                self._buffer.append(GAP)
+                if not self._buffer or self._buffer[-1] is not GAP:
+                    self._buffer.append(GAP)
+                    self._gaps += 1
                 continue
             try:
                 key = canonical(message)
