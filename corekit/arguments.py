@@ -26,6 +26,8 @@ def shown(value: object) -> str:
         text = repr(value)
     except Exception:  # noqa: BLE001 - a broken __repr__ must not hide the error it is shown in
         text = f"<{type(value).__name__}>"
+    if not text.isprintable():  # a class's own __repr__ may hold line breaks and worse
+        text = text.encode("unicode_escape").decode("ascii")
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."
 
 

@@ -13,8 +13,13 @@ from .errors import ConfigurationError, InvalidType
 
 _LONGEST_URL = 4096
 _SCHEME = re.compile(r"[a-z][a-z0-9.-]*(\+[a-z0-9.-]+)*")
-_PORT = re.compile(r"[0-9]{1,5}")
+_PORT = re.compile("[0-9]{1,5}")  # not isdigit: digits of other scripts are no port
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}")
+_BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+_QUOTES = "'\""
 _FORBIDDEN = re.compile("[\x00-\x20\x7f-\x9f]")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_SECRETS = ("secret", "pass", "token", "key", "auth")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class BackendURL:
     path: str = ""
     """What follows the hosts, percent-decoded, with its leading slash."""
 
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict, hash=False)
     username: str | None = None
     password: str | None = field(default=None, repr=False)
 
@@ -53,13 +58,11 @@ class BackendURL:
 
         Raises ConfigurationError, or InvalidType if it is not a str.
         """
-        return _Parser(parameter, text).parse()
+        return _Parser(parameter).parse(text)
 
     @property
     def name(self) -> str:
-        """What stands between the scheme and the options when no hosts are meant, as in
-        `memory://NAME`.
-        """
+        """What stands between scheme and options where no host is meant, as in `memory://NAME`."""
         return ",".join(map(str, self.addresses)) + self.path
 
     def __str__(self) -> str:
@@ -89,7 +92,9 @@ class BackendURL:
         if value is None:
             return default
         if value not in {"0", "1"}:
-            raise ConfigurationError(f"{self}: {key} must be 0 or 1, not {shown(value)}")
+            raise ConfigurationError(
+                f"{self}: {key} must be 0 or 1, not {shown(_masked(key, value))}"
+            )
         return value == "1"
 
     def whole(self, key: str, *, default: int, least: int, most: int) -> int:
@@ -100,7 +105,7 @@ class BackendURL:
         if not re.fullmatch("[0-9]{1,18}", value) or not least <= int(value) <= most:
             raise ConfigurationError(
                 f"{self}: {key} must be a whole number between {least} and {most}, "
-                f"not {shown(value)}"
+                f"not {shown(_masked(key, value))}"
             )
         return int(value)
 
@@ -113,56 +118,40 @@ class BackendURL:
             least <= float(value) <= most
         ):
             raise ConfigurationError(
-                f"{self}: {key} must be seconds between {least:g} and {most:g}, not {shown(value)}"
+                f"{self}: {key} must be seconds between {least:g} and {most:g}, "
+                f"not {shown(_masked(key, value))}"
             )
         return float(value)
 
 
 def _masked(key: str, value: str) -> str:
-    secret = any(word in key.lower() for word in ("secret", "password", "token", "key"))
-    return "***" if secret else value
+    return "***" if any(word in key.lower() for word in _SECRETS) else value
 
 
 class _Parser:
-    """One parse of one URL. `urllib.parse` knows neither several hosts nor what to refuse."""
+    """One parse of one URL. `urllib.parse` knows neither several hosts nor what to refuse.
 
-    def __init__(self, parameter: str, text: str) -> None:
-        if not isinstance(text, str):
-            raise InvalidType(f"{parameter} must be a URL (str), not {shown(text)}")
+    No error shows a part of the URL in which a password could stand, also a misplaced one.
+    """
+
+    def __init__(self, parameter: str) -> None:
         self._parameter = parameter
-        self._text = text
 
     def _error(self, reason: str) -> ConfigurationError:
-        # The text itself may hold a password: it is shown only up to the scheme.
         return ConfigurationError(f"{self._parameter}: {reason}")
 
-    def parse(self) -> BackendURL:
-        text = self._text
-        if not text:
-            raise self._error("the URL is empty; leave it out for memory://")
-        if len(text) > _LONGEST_URL:
-            raise self._error(f"the URL is longer than {_LONGEST_URL} characters")
-        if text[0] in "'\"":
-            raise self._error("remove the quotes around the URL")
-        if _FORBIDDEN.search(text):
-            raise self._error("a URL holds no blanks or control characters: percent-encode them")
-        scheme, separator, rest = text.partition("://")
-        if not separator:
-            hint = f"; did you mean zmq://{text}" if _PORT.search(text) and "@" not in text else ""
-            raise self._error(f"the URL has no scheme, such as memory://{hint}")
-        scheme = scheme.lower()
-        if not _SCHEME.fullmatch(scheme):
-            raise self._error(f"{shown(scheme)} is not the scheme of a URL")
+    def parse(self, text: str) -> BackendURL:
+        scheme, rest = self._split_scheme(text)
         if "#" in rest:
             raise self._error("a URL has no fragment here: percent-encode '#' as %23")
         location, _, query = rest.partition("?")
         authority, slash, path = location.partition("/")
         login, at, hosts = authority.rpartition("@")
-        if "@" in login or ("@" in path.partition("/")[0] and not at):
-            raise self._error("percent-encode '@', ':', '/' and '?' in a user or password")
         username, colon, password = login.partition(":")
-        if ":" in password:
-            raise self._error("percent-encode '@', ':', '/' and '?' in a user or password")
+        # An @ behind the hosts: what was taken for them may be a login with a stray '/' or '?'.
+        stray = authority and not at and "@" in path + query
+        if stray or "@" in login or ":" in password:
+            raise self._error("percent-encode '@', ':', '/' and '?' in a user, password or option")
         return BackendURL(
             scheme=scheme,
             addresses=self._addresses(hosts),
@@ -172,12 +161,33 @@ class _Parser:
             password=self._decoded(password) if colon else None,
         )
 
+    def _split_scheme(self, text: str) -> tuple[str, str]:
+        if not isinstance(text, str):
+            raise InvalidType(f"{self._parameter} must be a URL (str), not {shown(text)}")
+        if not text:
+            raise self._error("the URL is empty; leave it out for memory://")
+        if len(text) > _LONGEST_URL:
+            raise self._error(f"the URL is longer than {_LONGEST_URL} characters")
+        if text[0] in _QUOTES or text[-1] in _QUOTES:
+            raise self._error("remove the quotes around the URL")
+        if _FORBIDDEN.search(text):
+            raise self._error("a URL holds no blanks or control characters: percent-encode them")
+        scheme, separator, rest = text.partition("://")
+        if not separator:
+            hint = f"; did you mean zmq://{text}" if _HOST_AND_PORT.fullmatch(text) else ""
+            raise self._error(f"the URL has no scheme, such as memory://{hint}")
+        if not _SCHEME.fullmatch(scheme.lower()):
+            raise self._error("what stands before :// is not the scheme of a URL")
+        return scheme.lower(), rest
+
     def _decoded(self, text: str) -> str:
+        if _BAD_PERCENT.search(text):
+            raise self._error("a '%' that encodes nothing must be written %25")
         try:
             decoded = unquote(text, errors="strict")
         except UnicodeDecodeError:
             raise self._error("the URL's percent-encoding is not UTF-8") from None
-        if re.search("[\x00-\x1f\x7f-\x9f]", decoded):
+        if _CONTROL.search(decoded):
             raise self._error("the URL holds control characters")
         return decoded
 
@@ -192,19 +202,18 @@ class _Parser:
         if text.startswith("["):
             host, bracket, rest = text[1:].partition("]")
             if not bracket or (rest and not rest.startswith(":")):
-                raise self._error(f"{shown(text)} is not an IPv6 address in brackets")
+                raise self._error("an IPv6 address is written [address]:port")
             port, colon = rest[1:], rest[:1]
         else:
             host, colon, port = text.partition(":")
             if ":" in port:
-                raise self._error(
-                    f"{shown(text)}: an IPv6 address needs brackets, or the port ends"
-                )
+                raise self._error("a host has two ports, or an IPv6 address needs brackets")
+        if not host:
+            raise self._error("there is a port without a host")
         if not colon:
             return Address(self._decoded(host), None)
-        # [0-9], not isdigit: digits of other scripts are not a port.
         if not _PORT.fullmatch(port) or not 1 <= int(port) <= 65535:
-            raise self._error(f"the port of {shown(host)} must be 1 to 65535, not {shown(port)}")
+            raise self._error(f"the port of {shown(host)} must be 1 to 65535")
         return Address(self._decoded(host), int(port))
 
     def _options(self, query: str) -> dict[str, str]:
@@ -212,10 +221,11 @@ class _Parser:
         for part in query.split("&") if query else ():
             key, equals, value = part.partition("=")
             if not key or not equals:
-                raise self._error(f"an option is written name=value, not {shown(part)}")
+                raise self._error("an option is written name=value")
+            key = self._decoded(key)
             if key in options:
                 raise self._error(f"the option {shown(key)} stands there twice")
-            options[self._decoded(key)] = self._decoded(value)
+            options[key] = self._decoded(value)
         return options
 
 
@@ -225,8 +235,8 @@ def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, 
     settings = {}
     for argument in ("backend", "cache", "pub_sub", "event_queue", "lock", "worker_mode"):
         value = environment.get(f"COREKIT_{argument.upper()}", "").strip()
-        if value[:1] in {"'", '"'}:
-            raise ConfigurationError(f"COREKIT_{argument.upper()}: remove the quotes")
         if value:
+            if value[0] in _QUOTES:
+                raise ConfigurationError(f"COREKIT_{argument.upper()}: remove the quotes")
             settings[argument] = value
     return settings
