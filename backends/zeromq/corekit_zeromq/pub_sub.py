@@ -1,0 +1,173 @@
+"""Pub/sub through the broker, which numbers what is published and replays what was missed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import Any
+
+from corekit.adapters import AdapterContext, Guarantee, MessageReceiver
+from corekit.config import BackendURL
+from corekit.errors import MessageTooLarge
+
+from .client import Client
+from .connection import Connection
+from .protocol import Op, Reply
+from .requests import Request
+from .session import Command, Session
+
+logger = logging.getLogger("corekit.zeromq")
+
+
+#: How long `close` waits for what was published to arrive, in seconds.
+_CLOSING = 2.0
+
+
+class _Subscription:
+    __slots__ = ("epoch", "expected", "request", "taken", "waiting")
+
+    def __init__(self) -> None:
+        self.request: Request
+        #: How many calls of `subscribe` wait for the broker's answer.
+        self.waiting = 0
+        #: Whether one of them has returned.
+        self.taken = False
+        #: The life of the broker in which it was answered, and the next message's number in it.
+        self.epoch: int | None = None
+        self.expected = 0
+
+    def begin(self, session: Session, expected: int) -> None:
+        """Take the broker's answer."""
+        self.epoch = session.epoch
+        self.expected = expected
+
+
+class PubSub:
+    """Pub/sub for `zmq://` URLs."""
+
+    guarantees = frozenset({Guarantee.SHARED, Guarantee.ORDERED, Guarantee.REPLAYED})
+
+    def __init__(self, url: BackendURL, context: AdapterContext) -> None:
+        self._client = Client(url, context, "pub_sub")
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._receiver: MessageReceiver | None = None
+        self._connection: Connection | None = None
+
+    def __repr__(self) -> str:
+        return f"<PubSub {self._client!r} channels={len(self._subscriptions)}>"
+
+    async def open(self, receiver: MessageReceiver) -> None:
+        connection = await self._client.open(self)
+        connection.handlers[Reply.MESSAGES] = self._on_messages
+        connection.handlers[Reply.GAP] = self._on_gap
+        self._receiver = receiver
+        self._connection = connection
+
+    async def close(self) -> None:
+        self._receiver = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.leave(self)
+            for channel in self._subscriptions:
+                connection.session.add([Op.UNSUBSCRIBE, channel])
+            await connection.arrived(_CLOSING)
+        await self._client.close()
+
+    async def publish(self, channel: str, payload: bytes) -> None:
+        connection = self._connection or self._client.connection
+        if len(payload) > connection.max_message:
+            raise MessageTooLarge(
+                f"channel {channel}: {len(payload)} bytes are more than the broker takes "
+                f"({connection.max_message})"
+            )
+        filled = connection.publish(channel, payload)
+        if filled is None:
+            filled = await connection.admit(
+                self, lambda: connection.session.publish(channel, payload)
+            )
+        if filled:
+            # A publisher that never waits must not keep the loop from what it sends.
+            await asyncio.sleep(0)
+
+    async def subscribe(self, channel: str) -> None:
+        connection = self._client.connection
+        subscription = self._subscriptions.get(channel)
+        if subscription is None:
+            subscription = self._subscriptions[channel] = _Subscription()
+            begin = partial(subscription.begin, connection.session)
+            subscription.request = connection.ask(self, Op.SUBSCRIBE, channel, None, 0, then=begin)
+        subscription.waiting += 1
+        try:
+            # Several may wait for it: one that is cancelled leaves it to the others.
+            await asyncio.shield(subscription.request.future)
+        except BaseException:
+            subscription.waiting -= 1
+            if not subscription.taken and not subscription.waiting:
+                self._forget(connection, channel, subscription)
+            raise
+        subscription.waiting -= 1
+        subscription.taken = True
+
+    async def unsubscribe(self, channel: str) -> None:
+        connection = self._client.connection
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None:
+            self._forget(connection, channel, subscription)
+
+    def _forget(self, connection: Connection, channel: str, subscription: _Subscription) -> None:
+        if self._subscriptions.get(channel) is not subscription:
+            return
+        del self._subscriptions[channel]
+        connection.requests.abandon(subscription.request)
+        connection.session.add([Op.UNSUBSCRIBE, channel])
+        connection.flush_soon()
+
+    def _on_messages(self, command: Command) -> int:
+        _, channel, first, payloads = command
+        subscription = self._subscriptions.get(channel)
+        receiver = self._receiver
+        # Before the answer: from an earlier subscription of the same channel.
+        if subscription is None or subscription.epoch is None or receiver is None:
+            return 0
+        missed = first - subscription.expected
+        if missed > 0:
+            receiver.gap(channel)
+        elif missed < 0:
+            payloads = payloads[-missed:]
+        if payloads:
+            subscription.expected = first + len(command[3])
+            receiver.messages(channel, payloads)
+        return len(payloads)
+
+    def _on_gap(self, command: Command) -> int:
+        _, channel, following = command
+        subscription = self._subscriptions.get(channel)
+        if subscription is not None and subscription.epoch is not None:
+            subscription.expected = following
+            if self._receiver is not None:
+                self._receiver.gap(channel)
+        return 1
+
+    def restore(self) -> None:
+        connection = self._client.connection
+        for channel, subscription in self._subscriptions.items():
+            # Those not answered yet are requests under way, which are repeated as such.
+            if subscription.epoch is not None:
+                connection.requests.abandon(subscription.request)
+                subscription.request = connection.requests.begin(
+                    None,
+                    Op.SUBSCRIBE,
+                    (channel, subscription.epoch, subscription.expected),
+                    patient=True,
+                    then=partial(subscription.begin, connection.session),
+                )
+                subscription.request.future.add_done_callback(partial(self._restored, channel))
+
+    def _restored(self, channel: str, answer: asyncio.Future[Any]) -> None:
+        error = None if answer.cancelled() else answer.exception()
+        if error is None:
+            return
+        logger.error("channel %s: the broker refuses the subscription: %s", channel, error)
+        if self._receiver is not None:
+            self._receiver.gap(channel)

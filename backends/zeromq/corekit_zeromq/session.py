@@ -1,0 +1,235 @@
+"""A client's side of a session: what is to be sent, what the broker may lack. No I/O."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from corekit.errors import SerializationError
+
+from .protocol import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES, Op, decode, encode
+
+Command = list[Any]
+
+#: What may be unconfirmed before publishers have to wait, in bytes.
+WINDOW = 8 * 1024 * 1024
+
+#: A frame is closed when it holds so many bytes: large enough to make the cost of a frame small
+#: beside that of its messages, small enough to keep both sides working at the same time.
+_FULL = 128 * 1024
+
+#: What a message counts beside its payload, in bytes: about what it takes in memory. It also
+#: bounds the messages in a frame (512), which whoever gets them has to buffer.
+_OVERHEAD = 256
+
+
+class _Frame:
+    __slots__ = ("commands", "number", "size")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.commands: list[Command] = []
+        self.size = 0
+
+
+class Remains(NamedTuple):
+    """What a session that ended leaves behind."""
+
+    transmitted: int
+    """The number of its last frame that was ever given to a connection."""
+
+    unsent: list[tuple[str, list[bytes]]]
+    """The publishes that were not, by channel."""
+
+    uncertain: int
+    """How many publishes were sent and not confirmed: those arrived or did not."""
+
+
+class Session:
+    """Collects commands in frames, numbers them, and keeps each until the broker has it.
+
+    The last frame is open: commands are added to it, and `frames` closes it. A command that was
+    added once is sent once, however often the connection breaks; `reset` begins a new session.
+    """
+
+    def __init__(self) -> None:
+        self.identity = b""
+        self.secret = b""
+        self.epoch: int | None = None
+        #: The room that is left in the window, in bytes; below 0 while it is overdrawn.
+        self.room = WINDOW
+        self._begin(1)
+
+    def _begin(self, number: int) -> None:
+        self._kept: deque[_Frame] = deque()
+        #: The last own frame that the broker has.
+        self.confirmed = 0
+        #: The last frame of the broker that arrived.
+        self.received = 0
+        #: The last own frame that was ever given to a connection, and to the present one.
+        self.transmitted = 0
+        self._cursor = 0
+        self._unacknowledged_frames = 0
+        self._unacknowledged_bytes = 0
+        self._open(number)
+
+    def _open(self, number: int) -> None:
+        self._frame = _Frame(number)
+        self._commands = self._frame.commands
+        self._publishes: dict[str, list[bytes]] = {}
+        self._acks: dict[int, list[bytes]] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<Session {self.identity.hex()[:8] or 'new'} epoch={self.epoch} "
+            f"sent={self.transmitted} confirmed={self.confirmed} received={self.received} "
+            f"room={self.room}>"
+        )
+
+    @property
+    def number(self) -> int:
+        """The number of the frame that takes the next command."""
+        return self._frame.number
+
+    @property
+    def last(self) -> int:
+        """The number of the last frame that holds anything."""
+        return self._frame.number if self._commands else self._frame.number - 1
+
+    @property
+    def acknowledgement_due(self) -> bool:
+        """Whether so much arrived that the broker should be told."""
+        return (
+            self._unacknowledged_frames >= ACKNOWLEDGE_FRAMES
+            or self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES
+        )
+
+    def add(self, command: Command, size: int = 0) -> int:
+        """Let *command*, with a payload of *size* bytes, be sent; return its frame's number."""
+        frame = self._frame
+        frame.commands.append(command)
+        cost = size + _OVERHEAD
+        frame.size += cost
+        self.room -= cost
+        if frame.size >= _FULL:
+            self._close_frame()
+        return frame.number
+
+    def publish(self, channel: str, payload: bytes) -> bool:
+        """Let *payload* be published; return whether that filled a frame, which should go now.
+
+        Payloads of one channel share a command, across other commands in the frame: only the order
+        within the channel matters.
+        """
+        payloads = self._publishes.get(channel)
+        if payloads is None:
+            payloads = self._publishes[channel] = []
+            self._commands.append([Op.PUBLISH, channel, payloads])
+        payloads.append(payload)
+        cost = len(payload) + _OVERHEAD
+        self.room -= cost
+        frame = self._frame
+        frame.size += cost
+        if frame.size < _FULL:
+            return False
+        self._close_frame()
+        return True
+
+    def ack(self, consumer: int, token: bytes) -> int:
+        """Let the delivery *token* be acknowledged; return its frame's number."""
+        tokens = self._acks.get(consumer)
+        if tokens is None:
+            tokens = self._acks[consumer] = []
+            self._commands.append([Op.ACK, consumer, tokens])
+        tokens.append(token)
+        self._frame.size += _OVERHEAD
+        self.room -= _OVERHEAD
+        return self._frame.number
+
+    def withdraw(self, command: Command, number: int) -> bool:
+        """Take *command*, added to frame *number*, back; return whether it was never sent."""
+        if number <= self.transmitted:
+            return False
+        command.clear()
+        return True
+
+    def _close_frame(self) -> None:
+        self._kept.append(self._frame)
+        self._open(self._frame.number + 1)
+
+    def frames(self) -> Iterator[bytes]:
+        """Close the open frame and yield, encoded, what the present connection has not had yet."""
+        if self._commands:
+            self._close_frame()
+        if self._cursor == self._frame.number - 1:
+            return
+        for frame in self._kept:
+            if frame.number > self._cursor:
+                # Marked first: a frame that fails on its way may have arrived.
+                self._cursor = frame.number
+                self.transmitted = max(self.transmitted, frame.number)
+                self._acknowledged()
+                yield encode(
+                    frame.number, self.received, [command for command in frame.commands if command]
+                )
+
+    def empty(self) -> bytes:
+        """Return a frame that only tells what was received, and that we are there."""
+        self._acknowledged()
+        return encode(0, self.received, [])
+
+    def _acknowledged(self) -> None:
+        self._unacknowledged_frames = 0
+        self._unacknowledged_bytes = 0
+
+    def take(self, data: bytes) -> list[Command]:
+        """Return the commands of a frame that arrived; none if it arrived before.
+
+        Raises SerializationError for what is no frame, and for a frame out of order.
+        """
+        number, received, commands = decode(data)
+        if number:
+            self._unacknowledged_frames += 1
+            self._unacknowledged_bytes += len(data)
+            if number <= self.received:
+                commands = []
+            elif number == self.received + 1:
+                self.received = number
+            else:
+                raise SerializationError(f"frame {number} came after frame {self.received}")
+        if received > self.confirmed:
+            self.confirm(received)
+        return commands
+
+    def confirm(self, number: int) -> None:
+        """Forget the frames up to *number*: the broker has them."""
+        if number > self.transmitted:
+            raise SerializationError(
+                f"frame {number} is said to have arrived, sent were {self.transmitted}"
+            )
+        kept = self._kept
+        while kept and kept[0].number <= number:
+            self.room += kept.popleft().size
+        self.confirmed = number
+
+    def resume(self, received: int) -> None:
+        """Go on over a new connection; the broker has our frames up to *received*."""
+        self.confirm(received)
+        self._cursor = received
+
+    def reset(self) -> Remains:
+        """Begin a new session, with nothing to send."""
+        unsent: list[tuple[str, list[bytes]]] = []
+        uncertain = 0
+        for frame in (*self._kept, self._frame):
+            for command in frame.commands:
+                if command and command[0] == Op.PUBLISH:
+                    if frame.number > self.transmitted:
+                        unsent.append((command[1], command[2]))
+                    else:
+                        uncertain += len(command[2])
+        remains = Remains(self.transmitted, unsent, uncertain)
+        self.room = WINDOW
+        self._begin(1)
+        return remains
