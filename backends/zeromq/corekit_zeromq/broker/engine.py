@@ -15,10 +15,12 @@ from corekit.errors import BackendError, CorekitError, InvalidArgument, Serializ
 from .. import protocol
 from ..protocol import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES, MAGIC, VERSION, Op, Reply
 from . import fields
+from .cache import Cache
 from .data_directory import HighWater
 from .handlers import Handlers
 from .journal import Journal
 from .limits import Limits
+from .locks import Locks
 from .pub_sub import PubSub
 from .queues import Queues
 from .rate import RateLimit
@@ -31,6 +33,10 @@ _LONGEST_HELLO = 4096
 
 #: Connections without a session that are told so at most once a second, as many as are remembered.
 _STRANGERS = 1000
+
+
+#: Cache entries that one step of housekeeping removes.
+_EXPIRED = 10_000
 
 
 class Engine:
@@ -54,9 +60,13 @@ class Engine:
         self.wall = wall
         self.epoch = int.from_bytes(random(8), "big") >> 1
         self.version = version
-        self.started_at = wall
+        self.started = now
+        self.disk: dict[str, int] = {}
+        """What the server knows of the disk: bytes `disk_free` and `disk_used`."""
         self.sessions = Sessions(journal, limits, random, now)
         self.pub_sub = PubSub(limits)
+        self.cache = Cache(limits.cache_bytes, int(wall * 1000) << 20)
+        self.locks = Locks(journal, limits, random, now=now, wall=wall)
         self.queues = Queues(
             journal, limits, epoch=self.epoch, now=now, wall=wall, high_water=high_water
         )
@@ -120,6 +130,7 @@ class Engine:
     def finish(self) -> None:
         """End a turn: hand out messages, and make frames of everything there is to say."""
         self.queues.held_back = self.sessions.awaiting(self.now)
+        self.locks.wake(self.now)
         self.queues.wake(self.now)
         for consumer in self.queues.dispatch(self.now):
             consumer.session.outstanding -= sum(len(one[2]) for one in consumer.batch)
@@ -141,7 +152,11 @@ class Engine:
 
     def next_alarm(self) -> float | None:
         """Return when a turn is due even if nothing comes in, None for never."""
-        alarms = [self.queues.next_alarm(), self.sessions.awaited_until]
+        alarms = [
+            self.queues.next_alarm(),
+            self.locks.next_alarm(),
+            self.sessions.awaited_until,
+        ]
         return min((alarm for alarm in alarms if alarm is not None), default=None)
 
     def tick(self) -> None:
@@ -157,6 +172,7 @@ class Engine:
         if self.now - self._kept_house_at >= 1.0:
             self._kept_house_at = self.now
             self.queues.keep_house(self.now)
+            self.cache.expire(self.now, _EXPIRED)
             self.complaints.tell()
             for route, until in list(self._strangers.items()):
                 if until <= self.now:
@@ -289,6 +305,7 @@ class Engine:
             self.queues.cancel(consumer, died=died)
         for name in list(session.subscriptions):
             self.pub_sub.unsubscribe(session, name)
+        self.locks.end_session(self.now, session)
         self.sessions.end(session)
 
     def drop(self, route: bytes) -> None:

@@ -10,6 +10,7 @@ from corekit.errors import BackendError, BackendRefused, CorekitError, InvalidAr
 
 from ..protocol import Op, Reply
 from . import fields
+from .memory_handlers import memory_table
 from .queue import Consumer, Held
 from .sessions import Session, pack
 
@@ -49,6 +50,7 @@ class Handlers:
             Op.DEAD_LETTERS: (self._dead_letters, 4, True),
             Op.REQUEUE: (self._requeue, 4, True),
             Op.PURGE: (self._purge, 3, True),
+            **memory_table(engine),
         }
 
     def handle(self, session: Session, commands: list[list[Any]]) -> None:

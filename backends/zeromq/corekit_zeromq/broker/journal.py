@@ -271,6 +271,14 @@ class Journal:
         ).fetchone()
         return None if row is None else Head(*row)
 
+    def oldest(self, channel: int) -> float | None:
+        """Return when the first message without delay was published."""
+        row = self._write().execute(
+            "SELECT published_at FROM message WHERE channel=? AND due IS NULL ORDER BY seq LIMIT 1",
+            (channel,),
+        ).fetchone()
+        return None if row is None else float(row[0])
+
     # -- dead letters
 
     def bury(self, seq: int, attempts: int, error: str, died_at: float | None = None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nlargest
 
 from corekit.errors import BackendRefused, QueueFull, StorageFull
 
@@ -84,9 +84,16 @@ class Queues:
         """Return the queue *name*, None if there is nothing in it and nobody consumes it."""
         return self._queues.get(name)
 
-    def names(self) -> list[str]:
-        """Return the names of all queues."""
-        return list(self._queues)
+    def largest(self, count: int) -> list[str]:
+        """Return the names of the *count* queues that hold the most."""
+        queues = nlargest(count, self._queues.values(), key=lambda one: one.messages + one.dead)
+        return [queue.name for queue in queues]
+
+    def oldest_age(self, wall: float, name: str) -> float:
+        """Return how long the first message of the queue has been there, in seconds."""
+        queue = self._queues[name]
+        at = self._journal.oldest(queue.id) if queue.messages else None
+        return 0.0 if at is None else max(0.0, wall - at)
 
     def _open(self, name: str, now: float) -> Queue:
         queue = self._queues.get(name)
