@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -79,6 +80,8 @@ class _JumpingSelector(selectors.DefaultSelector):
             if not ready:
                 raise RuntimeError("deadlock: no task can go on, and no timer is pending")
             return ready
-        # A hair more than asked: the loop's timers compare with >=, and sums of floats are inexact.
-        self._clock.jump(timeout + 1e-9)
+        # A hair more than asked: sums of floats are inexact, and a loop whose time is exactly a
+        # timer's, without room for its resolution of 1 ns, would neither fire it nor wait for it.
+        hair = max(1e-9, 4 * math.ulp(self._clock.monotonic() + timeout))
+        self._clock.jump(timeout + hair)
         return ready
