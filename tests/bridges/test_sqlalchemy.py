@@ -16,8 +16,10 @@ from typing import Any
 
 import pytest
 import sqlalchemy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import event, text
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection, Engine, NestedTransaction
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -27,7 +29,15 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    SessionTransaction,
+    mapped_column,
+    scoped_session,
+    sessionmaker,
+)
 from sqlalchemy.pool import NullPool
 
 from corekit.errors import InvalidArgument, InvalidType
@@ -156,22 +166,69 @@ def test_a_failed_commit_of_a_session_sends_nothing(engine: Engine, sent: Sent) 
 
 
 def test_a_failed_flush_sends_nothing(engine: Engine, sent: Sent) -> None:
-    """A flush that fails rolls the transaction back, and with it the messages."""
+    """A flush that fails rolls its savepoint or transaction back, and with it the messages."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Parent(Base):
+        __tablename__ = "parent"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
     with Session(engine) as session:
-
-        @event.listens_for(session, "before_commit")
-        def fail(_: Session) -> None:
-            raise RuntimeError("flush")
-
         session.execute(INSERT)
-        sent.message(session, "dropped")
-        with pytest.raises(RuntimeError, match="flush"):
+        sent.message(session, "sent")
+        with pytest.raises(IntegrityError), session.begin_nested():
+            session.add(Parent(id=1))
+            sent.message(session, "dropped with the savepoint")
+        session.commit()
+        assert sent.messages == ["sent"]
+        session.add(Parent(id=1))
+        sent.message(session, "dropped with the transaction")
+        with pytest.raises(IntegrityError):
             session.commit()
         session.rollback()
-        event.remove(session, "before_commit", fail)
         session.execute(INSERT)
         session.commit()
-    assert sent.messages == []
+    assert sent.messages == ["sent"]
+
+
+STEPS = st.lists(
+    st.sampled_from(["write", "write", "begin", "release", "roll back", "commit", "abort"]),
+    max_size=25,
+)
+
+
+@pytest.mark.parametrize("kind", ["session", "connection"])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=STEPS)
+def test_messages_leave_exactly_with_their_rows(
+    engine: Engine, kind: str, steps: list[str]
+) -> None:
+    """Whatever is nested, released and rolled back: a message leaves if its row is committed."""
+    after_commit = AfterCommit()
+    left: list[int] = []
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM parent"))
+    savepoints: list[SessionTransaction | NestedTransaction] = []
+    with Session(engine) if kind == "session" else engine.connect() as transaction:
+        for number, step in enumerate(steps):
+            if step == "write":
+                transaction.execute(text("INSERT INTO parent VALUES (:id)"), {"id": number})
+                after_commit(transaction, lambda number=number: left.append(number))  # type: ignore[misc]
+            elif step == "begin":
+                savepoints.append(transaction.begin_nested())
+            elif step in {"release", "roll back"} and savepoints:
+                savepoint = savepoints.pop()
+                savepoint.commit() if step == "release" else savepoint.rollback()
+            elif step in {"commit", "abort"}:
+                transaction.commit() if step == "commit" else transaction.rollback()
+                savepoints.clear()
+                with engine.connect() as reader:
+                    rows = reader.execute(text("SELECT id FROM parent ORDER BY id")).scalars()
+                    assert left == [*rows]
+    with engine.connect() as reader:
+        assert left == [*reader.execute(text("SELECT id FROM parent ORDER BY id")).scalars()]
 
 
 def test_a_savepoint_of_a_session_drops_its_own_messages(engine: Engine, sent: Sent) -> None:
