@@ -34,6 +34,7 @@ class Inbox:
         self.closed = False
         self._granted = 0
         self._read = 0
+        self.adapter: EventQueueAdapter
         self.consumer: Consumer
 
     def deliveries(self, batch: Sequence[Delivery]) -> None:
@@ -614,14 +615,16 @@ class EventQueueSuite:
                 await adapter.open()
             yield adapters
         finally:
-            for inbox in self._inboxes:
-                inbox.closed = True
             for adapter in adapters:
+                # One by one: what the first gives back goes to the others.
+                for inbox in self._inboxes:
+                    inbox.closed = inbox.closed or inbox.adapter is adapter
                 await adapter.close()
         assert [fault for inbox in self._inboxes for fault in inbox.faults] == []
 
     def _consume(self, adapter: EventQueueAdapter, credit: int) -> Inbox:
         inbox = Inbox()
+        inbox.adapter = adapter
         inbox.consumer = adapter.consume(self.channel, inbox)
         self._inboxes.append(inbox)
         if credit:
