@@ -85,11 +85,10 @@ def is_async(function: Any) -> bool:
 
     Sees through `functools.partial`, bound methods and objects with an async `__call__`.
     """
-    while isinstance(function, partial):
+    if isinstance(function, partial):  # one of a partial is a single partial
         function = function.func
     return inspect.iscoroutinefunction(function) or (
         callable(function)
-        and not inspect.isclass(function)
         and inspect.iscoroutinefunction(getattr(type(function), "__call__", None))  # noqa: B004 - the method itself is inspected
     )
 

@@ -116,6 +116,8 @@ class TestRefuse:
             ("zmq://[::1]7650", "is written [address]:port"),
             ("etcd://a:1,b:2,,c", "empty host between two commas"),
             ("etcd://a:1,", "empty host"),
+            ("zmq://me:1234/secret@h:1", "percent-encode"),
+            ("zmq://me:1234?a=secret@h:1", "percent-encode"),
             ("zmq://h:1#x", "fragment"),
             ("zmq://h:1 ", "no blanks"),
             ("zmq://h:1\n", "no blanks"),
