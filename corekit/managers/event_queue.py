@@ -43,6 +43,9 @@ _MOST_RETRIES = 100_000
 #: The most dead letters that one call returns.
 _MOST_LETTERS = 10_000
 
+#: The default delay, told apart by identity: it needs no check.
+_NOW = 0.0
+
 #: How many channels' full names are kept at hand.
 _MOST_NAMES = 4096
 
@@ -239,7 +242,7 @@ class EventQueue:
         timeout: float | timedelta = 15.0,
         max_retries: int = 0,
         backoff: waits.Backoff | None = None,
-        delay: float | timedelta = 0.0,
+        delay: float | timedelta = _NOW,
         dedup_id: str | None = None,
         shared: bool = False,
         transaction: Any = None,
@@ -271,7 +274,7 @@ class EventQueue:
         name = self._full_name(channel, shared)
         limit = seconds("timeout", timeout)
         retries = whole("max_retries", max_retries, least=0, most=_MOST_RETRIES)
-        later = seconds("delay", delay, zero=True) if delay != 0.0 else 0.0
+        later = 0.0 if delay is _NOW else seconds("delay", delay, zero=True)
         if dedup_id is not None:
             dedup_id = names.checked("dedup_id", dedup_id)
             if Guarantee.DEDUPLICATED not in adapter.guarantees:

@@ -128,7 +128,9 @@ class Handling:
     def _raised(self, run: Run, error: BaseException) -> None:
         if run.stage is not Stage.RUNNING:
             self.settle_cancelled(run)
-        elif isinstance(error, asyncio.CancelledError) and run.task.cancelling():
+        elif isinstance(error, asyncio.CancelledError | GeneratorExit) and (
+            run.task.cancelling() or not run.task.get_loop().is_running()
+        ):
             # Neither a timeout nor our stop: the whole loop is being torn down.
             self._consumer.release(run.delivery, started=True)
         else:

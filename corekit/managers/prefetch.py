@@ -102,8 +102,8 @@ class Stock:
             self._credit += missing
             self._consumer.grant(missing)
 
-    def give_back(self, count: int) -> None:
-        """Give back the *count* messages that came last, and take back all credit."""
+    def give_back(self) -> None:
+        """Give back all messages, the last first, and take back all credit."""
         now = self._now()
         if now > self._revoked_until:
             self._revoked = 0
@@ -112,11 +112,10 @@ class Stock:
             self._revoked += self._credit
             self._revoked_until = now + _TRANSIT
             self._credit = 0
-        for _ in range(count):
-            delivery = self._held.pop()
-            self._consumer.release(delivery, started=False)
-            if self._in_order and self._revoked:
-                self._returned = delivery.id
+        if self._held and self._in_order and self._revoked:
+            self._returned = self._held[0].id
+        while self._held:
+            self._consumer.release(self._held.pop(), started=False)
 
     def _without_younger(self, batch: Sequence[Delivery]) -> Sequence[Delivery]:
         """Give back what was sent before the backend knew of the messages that were given back.

@@ -31,8 +31,8 @@ _REMINDER = 30.0
 #: How often `idle` is asked while it says no, in seconds.
 _IDLE_INTERVAL = 0.25
 
-#: How often held messages are looked after, in seconds: one that does not get its turn is given
-#: back at the second look at the latest.
+#: How often held messages are looked after, in seconds: what was there at the last look already is
+#: given back, with all behind it, so nothing is held for longer than twice this time.
 _LOOK = 0.125
 
 #: How long one task runs handlers that never suspend before others get their turn, in seconds.
@@ -102,7 +102,8 @@ class Worker:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._look_at = math.inf
-        self._started_at_look = 0
+        #: How many messages will have been started when those that were held then are.
+        self._held_to = 0
         self._go_on()
 
     def __repr__(self) -> str:
@@ -119,7 +120,7 @@ class Worker:
         if self._taking:
             self._go_on()
         else:
-            self._stock.give_back(len(self._stock))
+            self._stock.give_back()
 
     def expired(self, delivery: Delivery) -> None:
         logger.warning(
@@ -132,8 +133,9 @@ class Worker:
 
     def _go_on(self) -> None:
         """Start what there is and has room, and ask for more."""
-        if not self._taking or self._newest:
-            # It goes on from here once the newest tasks have come to their first await.
+        if not self._taking or self._newest or not self._loop.is_running():
+            # The newest tasks must come to their first await first; then it goes on from here.
+            # A loop that ended in the middle takes its tasks apart, and nothing goes on.
             return
         while len(self._running) < self._slots and (delivery := self._next()) is not None:
             self._spawn(delivery)
@@ -144,7 +146,7 @@ class Worker:
             # The loop is first in, first out: this comes right after the tasks' first steps.
             self._loop.call_soon(self._stepped)
         if self._paused:
-            self._stock.give_back(len(self._stock))
+            self._stock.give_back()
             self._look_within(_IDLE_INTERVAL)
             return
         ahead = self._prefetch.ahead if self._idle is None else 0
@@ -157,7 +159,10 @@ class Worker:
             self._paused = not self._asked_idle(self._idle)
             if self._paused:
                 return None
-        return self._stock.next() if self._taking else None
+        delivery = self._stock.next()
+        if delivery is not None:
+            self._started += 1
+        return delivery
 
     def _asked_idle(self, idle: Callable[[], object]) -> bool:
         try:
@@ -195,7 +200,6 @@ class Worker:
         delivery: Delivery | None = run.delivery
         try:
             while delivery is not None:
-                self._started += 1
                 await self._handling.handle(run, delivery, started)
                 ended = self._now()
                 self._prefetch.measured(ended - started)
@@ -236,7 +240,7 @@ class Worker:
 
     def _look_within(self, seconds: float) -> None:
         if self._look_at == math.inf:
-            self._started_at_look = self._started
+            self._held_to = self._started + len(self._stock)
             self._look_at = self._now() + seconds
             self._wake_at(self._look_at)
 
@@ -264,14 +268,10 @@ class Worker:
             self._wake_at(self._abandoned[run])
 
     def _look(self) -> None:
-        """Give back what will not get its turn soon; ask `idle` again if it said no."""
-        if not self._paused:
-            started = self._started - self._started_at_look
-            surplus = len(self._stock) - 2 * started
-            if surplus > 0:
-                if not started:
-                    self._prefetch.stalled()
-                self._stock.give_back(surplus)
+        """Give everything back if something waits too long; ask `idle` again if it said no."""
+        if not self._paused and self._started < self._held_to:
+            self._prefetch.stalled()
+            self._stock.give_back()
         self._go_on()
 
     def _overdue(self, run: Run, now: float) -> None:
@@ -305,7 +305,7 @@ class Worker:
     def cease(self) -> None:
         """Take no more messages, and give back those that were not started."""
         self._taking = False
-        self._stock.give_back(len(self._stock))
+        self._stock.give_back()
 
     async def retire(self) -> None:
         """Let running handlers end, then close the consumer."""
