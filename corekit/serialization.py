@@ -276,7 +276,7 @@ class Serializer:
         """Raise the error for *value*, which could not be written, with the path to the reason."""
         found: SerializationError | None
         try:
-            found = self._find(value, what, [], set())
+            found = self._find(value, what, [])
         except RecursionError:
             found = None
         if found is None:  # the value has changed meanwhile, or a field of the head is bad
@@ -285,13 +285,12 @@ class Serializer:
         # and its traceback has a line for each level of the value.
         raise found from found.__cause__
 
-    def _find(
-        self, value: Any, path: str, above: list[int], sound: set[int]
-    ) -> SerializationError | None:
+    def _find(self, value: Any, path: str, above: list[int]) -> SerializationError | None:
+        # In the order in which msgpack went, so it takes no more steps than that took.
         kind = type(value)
         if kind not in _CONTAINERS:
             if issubclass(kind, Enum) and kind not in self._writers:
-                return self._find(value.value, f"{path}.value", above, sound)
+                return self._find(value.value, f"{path}.value", above)
             try:
                 self._pack(value)
             except Exception as error:  # noqa: BLE001 - extensions may raise anything
@@ -303,12 +302,10 @@ class Serializer:
             return SerializationError(f"{_cut(path)}: a cycle, it contains itself")
         if len(above) >= self.max_depth:
             return self._too_deep(_cut(path), f"more than {self.max_depth}")
-        if id(value) not in sound:
-            for place, element in _elements(value, path):
-                found = self._find(element, place, [*above, id(value)], sound)
-                if found is not None:
-                    return found
-            sound.add(id(value))
+        for place, element in _elements(value, path):
+            found = self._find(element, place, [*above, id(value)])
+            if found is not None:
+                return found
         return None
 
     def _reason(self, value: Any, error: Exception) -> str:

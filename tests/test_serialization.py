@@ -297,7 +297,7 @@ class TestRefusal:
         assert real_time.perf_counter() - started < 0.5
 
     def test_cycle_among_many(self):
-        """A cycle is found also where the number of paths grows exponentially."""
+        """A cycle is found at once beside parts in which the number of paths is exponential."""
         value: list[Any] = []
         for _ in range(60):
             value = [value, value]
@@ -484,6 +484,13 @@ class TestCanonical:
     def test_order_does_not_matter(self, value):
         """Dicts and sets that were built in another order have the same bytes."""
         assert serializer.canonical(reordered(value)) == serializer.canonical(value)
+
+    def test_order_of_keys(self):
+        """So have dicts whose keys are all text, at any depth, and sets, at any depth."""
+        one = {"a": 1, "b": [{"c": {1, 9, 17}, "d": (frozenset("xyz"),)}], "e": {1: 2, "f": 3}}
+        other = {"e": {"f": 3, 1: 2}, "b": [{"d": (frozenset("zyx"),), "c": {17, 9, 1}}], "a": 1}
+        assert serializer.canonical(one) == serializer.canonical(other)
+        assert serializer.encode(one) != serializer.encode(other)
 
     def test_types_differ(self):
         """Values that Python calls equal have different bytes if their types differ."""
