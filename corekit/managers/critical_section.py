@@ -64,7 +64,7 @@ class CriticalSection:
         if self._renewed is None:
             lease.watch()
         else:
-            self._renewal = Renewal(lease, self._renewed)
+            self._renewal = Renewal(lease, self._renewed, lease.session.renewals)
         return lease
 
     async def __aexit__(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
-from types import TracebackType
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 from weakref import ref
 
@@ -60,7 +60,7 @@ class Lease:
         if self._end is _RELEASED:
             state = "released"
         elif self.held:
-            state = f"held for {self._deadline - self.session.clock.monotonic():.3f} s"
+            state = f"held for {self._deadline - self.session.monotonic():.3f} s"
         else:
             state = f"lost: {self._end or _EXPIRED}"
         return f"<Lease {self.key!r} token={self.token} {state}>"
@@ -71,13 +71,8 @@ class Lease:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.release()
+    def __aexit__(self, *_: object) -> Coroutine[Any, Any, None]:
+        return self.release()
 
     @property
     def expires_at(self) -> float:
@@ -91,7 +86,7 @@ class Lease:
 
         May be asked in any thread.
         """
-        return self._end is None and self.session.clock.monotonic() < self._deadline
+        return self._end is None and self.session.monotonic() < self._deadline
 
     @property
     def lost(self) -> asyncio.Event:
@@ -139,16 +134,18 @@ class Lease:
 
         Raises WrongLoop and ForkedProcess, and then changes nothing.
         """
-        if self._end is None:
-            self.session.gate.check()
-            self.expire()
         if self._end is not None:
+            return
+        session = self.session
+        session.gate.check()
+        if session.monotonic() >= self._deadline:
+            self.lose(_EXPIRED)
             return
         self._finish(_RELEASED)
         try:
-            await self.session.adapter.release(self.grant)
+            await session.adapter.release(self.grant)
         except (BackendError, NotOpenError, asyncio.CancelledError) as error:
-            self.session.release_failed(self.grant, error)
+            session.release_failed(self.grant, error)
             if isinstance(error, asyncio.CancelledError):
                 raise
 
@@ -185,7 +182,7 @@ class Lease:
 
     def expire(self) -> None:
         """Notice the end of the lease if its time is over."""
-        if self._end is None and self.session.clock.monotonic() >= self._deadline:
+        if self._end is None and self.session.monotonic() >= self._deadline:
             self.lose(_EXPIRED)
 
     def lose(self, reason: str) -> None:
@@ -231,7 +228,7 @@ class Lease:
     async def _extend(self, ttl: float) -> None:
         session = self.session
         # Once it is asked, the backend may count the new time, and that may be the shorter one.
-        self._end_at(min(self._deadline, session.clock.monotonic() + session.reliable(ttl)))
+        self._end_at(min(self._deadline, session.monotonic() + session.reliable(ttl)))
         try:
             grant = await session.adapter.extend(self.grant, ttl)
         except NotOpenError:

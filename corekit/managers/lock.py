@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
+from types import FunctionType
 from typing import Any, TypeVar, overload
 
 from .. import arguments, names
@@ -202,7 +203,9 @@ class LockManager:
         if held is not None and held.is_mine:
             raise LockNotAcquired(f"lock {key!r} is held by this very task, as {held!r}")
         adapter = session.adapter
-        grant = await adapter.acquire(name, max(ttl, adapter.least_ttl), wait)
+        if ttl < adapter.least_ttl:
+            ttl = adapter.least_ttl
+        grant = await adapter.acquire(name, ttl, wait)
         if grant is None:
             return None
         if self._session is not session:
@@ -218,6 +221,11 @@ def _taking_lease(fn: Callable[..., Any]) -> Callable[[Lease], Any]:
     if not callable(fn):
         hint = ": hand over the function, not its call" if inspect.isawaitable(fn) else ""
         raise InvalidType(f"fn must be a function, not {arguments.shown(fn)}{hint}")
+    if isinstance(fn, FunctionType) and not fn.__dict__:
+        # Without decorators, the code tells at once; a signature takes longer than the lock.
+        code = fn.__code__
+        if not code.co_argcount and not code.co_kwonlyargcount:
+            return lambda _: fn()
     try:
         parameters = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):

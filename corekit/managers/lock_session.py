@@ -11,6 +11,7 @@ from ..errors import BackendError, NotOpenError
 from ..lifecycle import Gate
 from ..tasks import TaskOwner
 from .lease import Lease
+from .renewal import RenewalSchedule
 
 logger = logging.getLogger("corekit.lock")
 
@@ -24,9 +25,11 @@ class LockSession:
     def __init__(self, adapter: LockAdapter, clock: Clock, gate: Gate) -> None:
         self.adapter = adapter
         self.clock = clock
+        self.monotonic = clock.monotonic
         self.gate = gate
         self.loop = asyncio.get_running_loop()
         self.tasks = TaskOwner("lock")
+        self.renewals = RenewalSchedule(clock, self.tasks)
         #: The youngest lease of each name. It may have ended by its time without being noticed.
         self.leases: dict[str, Lease] = {}
         self._sweep_at = _FEW
@@ -99,6 +102,7 @@ class LockSession:
             blocks = [ended for ended in stopped if ended is not None]
             if blocks:
                 await asyncio.wait(blocks, timeout=unwinding)
+            self.renewals.close()
             await self.tasks.close()
         finally:
             await self.adapter.close()

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
+from ..clock import Clock
 from ..errors import BackendError, LockLost
+from ..tasks import TaskOwner
 from .lease import Lease
 
 logger = logging.getLogger("corekit.lock")
@@ -19,50 +22,108 @@ class Renewal:
 
     It runs in the event loop on purpose: a loop that is stuck must lose the lock. A backend that
     cannot be reached is tried again until the lease's own deadline, at which the lease is lost by
-    itself. Before the first renewal is due it costs one timer and no task.
+    itself.
     """
 
-    __slots__ = ("_lease", "_task", "_timer", "_ttl")
+    __slots__ = ("_lease", "_schedule", "_task", "ttl")
 
-    def __init__(self, lease: Lease, ttl: float) -> None:
+    def __init__(self, lease: Lease, ttl: float, schedule: RenewalSchedule) -> None:
+        self.ttl = ttl
         self._lease = lease
-        self._ttl = ttl
+        self._schedule = schedule
         self._task: asyncio.Task[None] | None = None
         lease.keep_at_least(ttl)
-        self._timer = lease.session.loop.call_at(lease.renewal_due, self._begin)
+        schedule.add(self)
 
     def __repr__(self) -> str:
-        return f"<Renewal {self._lease!r} ttl={self._ttl:g}>"
+        return f"<Renewal {self._lease!r} ttl={self.ttl:g}>"
+
+    @property
+    def due(self) -> float:
+        """When the lease is to be extended next, on the clock's monotonic scale."""
+        return self._lease.renewal_due
+
+    def begin(self, tasks: TaskOwner) -> None:
+        """Renew from now on, in a task of *tasks*."""
+        self._lease.watch()
+        if self._lease.held:
+            self._task = tasks.spawn(self._renew(), name=f"renew {self._lease.key}")
 
     def stop(self) -> None:
         """Renew no more."""
-        self._timer.cancel()
-        if self._task is not None:
+        if self._task is None:
+            self._schedule.discard(self)
+        else:
             self._task.cancel()
-
-    def _begin(self) -> None:
-        self._lease.watch()
-        if self._lease.held:
-            name = f"renew {self._lease.key}"
-            self._task = self._lease.session.tasks.spawn(self._renew(), name=name)
 
     async def _renew(self) -> None:
         failing = False
         while True:
-            pause = self._lease.renewal_due - self._lease.session.clock.monotonic()
+            pause = self.due - self._lease.session.monotonic()
             if pause > 0:
                 await asyncio.sleep(pause)
                 continue
             try:
-                await self._lease.extend(self._ttl)
+                await self._lease.extend(self.ttl)
             except LockLost:
                 return
             except BackendError as error:
                 if not failing:
                     logger.warning("%r: cannot be renewed, trying again: %s", self._lease, error)
                 failing = True
-                await asyncio.sleep(min(self._ttl / 10, _LONGEST_PAUSE))
+                await asyncio.sleep(min(self.ttl / 10, _LONGEST_PAUSE))
             else:
                 if failing:
                     logger.info("%r: renewed again", self._lease)
                 failing = False
+
+
+class RenewalSchedule:
+    """Begins renewals when the first one is due, with one timer for all of them.
+
+    Most work under a lock is over by then, and has paid for neither a timer nor a task.
+    """
+
+    def __init__(self, clock: Clock, tasks: TaskOwner) -> None:
+        self._clock = clock
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._waiting: set[Renewal] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = math.inf
+
+    def __repr__(self) -> str:
+        return f"<RenewalSchedule waiting={len(self._waiting)}>"
+
+    def add(self, renewal: Renewal) -> None:
+        """Begin *renewal* when it is due."""
+        self._waiting.add(renewal)
+        if renewal.due < self._rings_at:
+            self._ring_at(renewal.due)
+
+    def discard(self, renewal: Renewal) -> None:
+        """Do not begin *renewal*, if it has not begun."""
+        self._waiting.discard(renewal)
+
+    def close(self) -> None:
+        """Begin no renewal any more."""
+        self._waiting.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _ring_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = when
+        self._timer = self._loop.call_at(when, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._rings_at = math.inf
+        now = self._clock.monotonic()
+        # Those that are due soon begin as well (and wait): rings are never close to each other.
+        for renewal in [one for one in self._waiting if one.due - now <= one.ttl / 10]:
+            self._waiting.discard(renewal)
+            renewal.begin(self._tasks)
+        if self._waiting:
+            self._ring_at(min(renewal.due for renewal in self._waiting))

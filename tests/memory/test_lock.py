@@ -94,6 +94,21 @@ async def test_a_closed_adapter_refuses(hub):
     await adapter.release(grant)
 
 
+async def test_the_next_waiter_takes_over_the_watch(hub, clock):
+    """When the longest waiter leaves, the next one sees the holder's end, which came nearer."""
+    adapter = MemoryLock(hub, make_context(clock=clock))
+    grant = await adapter.acquire("a", 600, 0)
+    first = asyncio.create_task(adapter.acquire("a", 10, None))
+    second = asyncio.create_task(adapter.acquire("a", 10, None))
+    await asyncio.sleep(1)
+    await adapter.extend(grant, 5)
+    await asyncio.sleep(1)
+    first.cancel()
+    start = clock.monotonic()
+    assert await second is not None
+    assert clock.monotonic() - start == pytest.approx(4, abs=0.01)
+
+
 async def test_a_waiter_that_vanished_is_withdrawn(hub):
     """A waiting call whose task is collected by the garbage collector leaves the queue."""
     adapter = MemoryLock(hub, make_context())
