@@ -78,8 +78,8 @@ class Space:
         found: list[Stored | None] = []
         for start in range(0, len(keys), _ENTRIES):
             part = list(keys[start : start + _ENTRIES])
-            for entry in await self._request(Op.CACHE_GET, self._name, part):
-                found.append(None if entry is None else Stored(entry[0], entry[1]))
+            entries = await self._request(Op.CACHE_GET, self._name, part)
+            found += [None if entry is None else Stored(entry[0], entry[1]) for entry in entries]
         return found
 
     async def set(self, key: str, value: Any, lifetime: float | None) -> None:

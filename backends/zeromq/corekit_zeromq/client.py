@@ -56,13 +56,13 @@ class Client:
         connection.components[self._kind] = component
         try:
             await connection.ready()
-            if self._closed:
-                raise NotOpenError(f"{self.settings.text} was closed while it was being opened")
         except BaseException:
             await self._leave(key, connection)
             raise
         self._connection = connection
-        return connection
+        if self._closed:
+            await self.close()
+        return self.connection
 
     async def close(self) -> None:
         """Leave the connection; whoever leaves last closes it. Pending calls get NotOpenError."""

@@ -14,6 +14,7 @@ from corekit.arguments import shown
 from corekit.errors import (
     AuthenticationFailed,
     BackendError,
+    BackendRefused,
     BackendUnavailable,
     NotOpenError,
     SerializationError,
@@ -55,7 +56,7 @@ class Component(Protocol):
     """An adapter, as its connection sees it."""
 
     def restore(self) -> None:
-        """The session is a new one: add the commands that build up what this adapter had."""
+        """Add the commands that build up, in a new session, what this adapter had."""
         ...
 
 
@@ -147,7 +148,7 @@ class Connection:
                 if self._link is not None:
                     self._verdict = self.loop.create_future()
                     await self._verdict
-            elif isinstance(self._failure, AuthenticationFailed | VersionMismatch):
+            elif isinstance(self._failure, BackendRefused):
                 refusals += 1
             # Once may be a broker that died in the middle of it.
             if refusals > 1 and not self._opened.done():
@@ -259,7 +260,7 @@ class Connection:
             self.flush_soon()
 
     def _nonsense(self, reason: str) -> None:
-        """What came makes no sense: begin a new session, over a new link."""
+        """Begin a new session, over a new link, because what came makes no sense."""
         if self._opened.done():
             logger.error("%s: the broker breaks the protocol: %s", self.settings.text, reason)
             self.session.identity = self.session.secret = b""

@@ -62,8 +62,8 @@ class Stage(Enum):
 class Link:
     """A DEALER socket that connects once and is closed when the connection ends.
 
-    *take* gets each frame that arrives and returns how many messages were in it; *lost* is called once, when the connection could not be
-    made or has ended. Neither is called after `close`.
+    *take* gets each frame that arrives and returns how many messages were in it; *lost* is called
+    once, when the connection could not be made or has ended. Neither is called after `close`.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class Link:
         """Send *frame*; it arrives if the link holds."""
         self._socket.send(frame, zmq.NOBLOCK)
         # The descriptor is edge-triggered, and sending may have consumed the edge.
-        if self._again is None and self._socket.get(zmq.EVENTS) & zmq.POLLIN:
+        if self._again is None and int(self._socket.events) & zmq.POLLIN:
             self._again = self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:

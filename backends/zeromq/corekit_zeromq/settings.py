@@ -9,6 +9,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import zmq
+from zmq.utils import z85
 
 from corekit.adapters import AdapterContext
 from corekit.arguments import shown
@@ -161,7 +162,7 @@ def _key(url: BackendURL, option: str, path: str, kind: str) -> bytes:
         if name.strip() == kind:
             key = value.strip().strip('"').encode()
             try:
-                zmq.utils.z85.decode(key)
+                z85.decode(key)
             except (ValueError, KeyError):
                 break
             if len(key) == 40:

@@ -159,16 +159,26 @@ class Engine:
         ]
         return min((alarm for alarm in alarms if alarm is not None), default=None)
 
-    def tick(self) -> None:
-        """Do what has to be done regularly; called within a turn, several times a heartbeat."""
-        for session in self.sessions.expired(self.now):
+    def heartbeats(self, now: float) -> list[tuple[bytes, bytes]]:
+        """Return connections and frames for those who were told nothing for a heartbeat.
+
+        May be called between turns: nothing in these frames waits for the journal.
+        """
+        beats = []
+        for session in self.sessions:
+            if session.route is not None and now - session.spoke_at >= self.limits.heartbeat:
+                session.spoke(now)
+                beats.append((session.route, protocol.encode(0, session.received, ())))
+        return beats
+
+    def tick(self, *, drained: bool) -> None:
+        """Do what has to be done regularly; called within a turn, several times a heartbeat.
+
+        *drained*: everything that came in has been received, so silence is silence.
+        """
+        for session in self.sessions.expired(self.now) if drained else ():
             logger.info("session %s was not heard of and has ended", session.name)
             self.end(session, died=True)
-        for session in self.sessions:
-            if session.route is not None and (
-                self.now - session.spoke_at >= self.limits.heartbeat
-            ):
-                self._say_nothing(session)
         if self.now - self._kept_house_at >= 1.0:
             self._kept_house_at = self.now
             self.queues.keep_house(self.now)

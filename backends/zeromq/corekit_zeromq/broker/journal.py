@@ -77,6 +77,7 @@ class Journal:
         self.durable = durable
         self._db = connect(directory / FILE, durable=durable)
         self._begun = False
+        self.commits = 0
         self._inserts: list[tuple[int | str | float | bytes | None, ...]] = []
         self._deletes: list[tuple[int]] = []
         self._postponed: list[tuple[object, ...]] = []
@@ -84,8 +85,9 @@ class Journal:
         self._ids: dict[str, list[str]] = {}
         self._published_at = 0.0
         self._last = 0
+        self.last = self.meta("seq")
+        """The seq of the newest message that is committed."""
         self._changed: dict[Counted, None] = {}
-        self.commits = 0
 
     def __repr__(self) -> str:
         return f"<Journal commits={self.commits} {'open' if self.pending else 'clean'}>"
@@ -117,6 +119,7 @@ class Journal:
         self._db.execute("COMMIT")
         self._begun = False
         self.commits += 1
+        self.last = max(self.last, self._last)
 
     def close(self) -> None:
         """Close the file; what was not committed is forgotten."""
@@ -299,8 +302,8 @@ class Journal:
         At most *count*, and about *size* bytes.
         """
         rows = self._write().execute(
-            "SELECT id, body, error, attempts, died_at FROM dead WHERE channel=? "
-            "ORDER BY seq LIMIT ?",
+            "SELECT id, body, error, attempts, died_at FROM dead WHERE seq IN "
+            "(SELECT seq FROM dead WHERE channel=? ORDER BY seq LIMIT ?) ORDER BY seq",
             (channel, count),
         )
         letters = []

@@ -104,8 +104,8 @@ class Broker:
         self._committing: asyncio.Future[None] | None = None
         self._turn_is_due = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._turned_at = self._last_client_at = self._clock.monotonic()
-        self._checked_space_at = 0.0
+        self._ticked_at = self._marked_at = self._last_client_at = self._clock.monotonic()
+        self._tick_is_due = False
         self._loop.add_reader(self._transport.fileno(), self._wake)
         self._tick()
         self._wake()
@@ -199,7 +199,7 @@ class Broker:
         if self._committing is None and not self.stopped.done() and self._transport is not None:
             self._turn()
 
-    def _turn(self, *, tick: bool = False) -> None:
+    def _turn(self) -> None:
         """Read what came in, carry it out, commit, and send what there is to say."""
         transport = self._transport
         if transport is None:
@@ -208,8 +208,8 @@ class Broker:
         engine.begin(self._clock.monotonic(), self._clock.time())
         more = self._drain(transport)
         try:
-            if tick:
-                engine.tick()
+            if self._tick_is_due:
+                self._work_of_a_tick(engine.now, drained=not more)
             engine.finish()
             if not self._journal.pending:
                 self._send(transport)
@@ -219,24 +219,38 @@ class Broker:
                 self._measure(self._clock.monotonic() - begun)
                 self._send(transport)
             else:
-                self._committing = self._loop.run_in_executor(self._thread, self._journal.commit)
-                self._committing.add_done_callback(self._committed)
-                self._commit_begun = self._clock.monotonic()
+                self._commit_in_thread(transport)
                 return
         except sqlite3.Error as error:
             self._fail(error)
             return
         self._plan(more=more)
 
-    def _committed(self, commit: asyncio.Future[None]) -> None:
-        self._committing = None
-        error = commit.exception()
-        if isinstance(error, Exception):
-            self._fail(error)
-        elif self._transport is not None:
-            self._measure(self._clock.monotonic() - self._commit_begun)
-            self._send(self._transport)
-            self._plan(more=True)
+    def _commit_in_thread(self, transport: Transport) -> None:
+        """Commit while the loop goes on: it reads nothing meanwhile, but time passes for it."""
+        # What comes in waits in the socket, and becomes the next turn's batch. asyncio watches
+        # levels: without this it would call for a turn all the time.
+        self._loop.remove_reader(transport.fileno())
+        begun = self._clock.monotonic()
+        self._committing = self._loop.run_in_executor(self._thread, self._journal.commit)
+
+        def committed(commit: asyncio.Future[None]) -> None:
+            self._committing = None
+            error = commit.exception()
+            if isinstance(error, Exception):
+                self._fail(error)
+            elif self._transport is not None:
+                seconds = self._clock.monotonic() - begun
+                self._measure(seconds)
+                if seconds > self._limits.heartbeat:
+                    # What clients said meanwhile is not read yet.
+                    self._engine.sessions.extend(seconds)
+                self._send(self._transport)
+                if not self._engine.closing:
+                    self._loop.add_reader(self._transport.fileno(), self._wake)
+                    self._plan(more=True)
+
+        self._committing.add_done_callback(committed)
 
     def _measure(self, seconds: float) -> None:
         # Halves in about 20 commits: one slow commit does not change the way, a slow disk does.
@@ -309,26 +323,33 @@ class Broker:
         """Do what time asks for; also the safety net should an edge of the socket be missed."""
         interval = min(0.1, self._limits.heartbeat / 4)
         self._ticker = self._loop.call_later(interval, self._tick)
-        if self._committing is not None or self.stopped.done():
+        if self.stopped.done() or self._transport is None:
             return
         now = self._clock.monotonic()
-        if now - self._turned_at > self._limits.heartbeat:
+        away = now - self._ticked_at
+        self._ticked_at = now
+        if away > self._limits.heartbeat:
             # We were away, not the clients: nobody is judged for what we could not hear.
-            logger.warning("the broker was paused for %.1f s", now - self._turned_at)
-            self._engine.sessions.extend(now - self._turned_at)
-        self._turned_at = now
-        self._check_space()
-        self._turn(tick=True)
-        if now - self._checked_space_at >= 1.0:
-            self._checked_space_at = now
-            self._keep_high_water()
+            logger.warning("the broker was paused for %.1f s", away)
+            self._engine.sessions.extend(away)
+        for route, frame in self._engine.heartbeats(now):
+            self._transport.send(route, frame)
+        self._tick_is_due = True
+        if self._committing is None:
+            self._turn()
         self._check_idle(now)
 
+    def _work_of_a_tick(self, now: float, *, drained: bool) -> None:
+        self._tick_is_due = False
+        self._check_space()
+        self._engine.tick(drained=drained)
+        if now - self._marked_at >= 1.0:
+            self._marked_at = now
+            self._keep_high_water()
+
     def _keep_high_water(self) -> None:
-        if not self._journal.pending:
-            self._directory.keep_high_water(
-                HighWater(self._engine.queues.last_seq, self._clock.time())
-            )
+        """Keep how far the journal got; only what is committed counts."""
+        self._directory.keep_high_water(HighWater(self._journal.last, self._clock.time()))
 
     def _check_space(self) -> None:
         full = self._directory.free_space() < self._limits.free_space

@@ -1,0 +1,188 @@
+"""Broker processes, and what stands between them and their clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+#: The broker with limits that the command line does not offer.
+_EMBEDDED = """
+import asyncio, json, sys
+from corekit_zeromq.broker import Broker, Limits
+
+async def main(listen, data, durability, limits):
+    durable = durability == "full"
+    async with Broker([listen], data, durable=durable, limits=Limits(**json.loads(limits))) as it:
+        await it.stopped
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class BrokerProcess:
+    """A broker on a loopback port, which keeps its port and data over restarts.
+
+    *limits* are fields of `corekit_zeromq.broker.Limits`.
+    """
+
+    def __init__(self, data: Path, *, durability: str = "full", **limits: float) -> None:
+        self.port = free_port()
+        self.data = data
+        self.log = data.with_suffix(".log")
+        self._durability = durability
+        self._limits = json.dumps(limits)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"zmq://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start the process and wait until it listens."""
+        command = [sys.executable, "-c", _EMBEDDED, f"tcp://127.0.0.1:{self.port}"]
+        command += [str(self.data), self._durability, self._limits]
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"no broker: {self.log.read_text()}") from None
+                time.sleep(0.01)
+            else:
+                return
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        """End the process as a power cut would, and wait until it has gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Kill it and start it again, on the same data."""
+        self.kill()
+        self.start()
+
+    def pause(self) -> None:
+        """Stop the process where it stands; `resume` lets it go on."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        self.signal(signal.SIGCONT)
+
+
+class Proxy:
+    """A TCP proxy that can cut, refuse, hold back and delay what passes through it."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        #: Whether connections are accepted and bytes passed on.
+        self.refusing = False
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        #: The largest piece passed on at once, and the pause after each, in seconds.
+        self.piece = 65536
+        self.delay = 0.0
+        self.connections = 0
+
+    @property
+    def url(self) -> str:
+        return f"zmq://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        self.cut()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Reset every connection."""
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def hold(self) -> None:
+        """Pass nothing on, without closing anything: what a dead network looks like."""
+        self._flowing.clear()
+
+    def let_go(self) -> None:
+        """Pass on again, beginning with what was held."""
+        self._flowing.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
+            writer.transport.abort()
+            return
+        self.connections += 1
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, far_writer}
+        for source, sink in ((reader, far_writer), (far_reader, writer)):
+            task = asyncio.create_task(self._pump(source, sink))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(self.piece):
+                await self._flowing.wait()
+                if self.delay:
+                    await asyncio.sleep(self.delay)
+                sink.write(data)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.transport.abort()
+
+
+def run_client(code: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start another client: a process that runs *code* with *arguments*."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, env=environment
+    )
