@@ -361,7 +361,7 @@ class Cache:
             raise InvalidType(f"fn must be a function, not {shown(function)}")
         if is_cacheable is not None and not callable(is_cacheable):
             raise InvalidType(f"is_cacheable must be a function, not {shown(is_cacheable)}")
-        if coalesce not in {"process", "cluster"}:
+        if coalesce not in ("process", "cluster"):
             raise InvalidArgument(f'coalesce must be "process" or "cluster", not {shown(coalesce)}')
         return Load(
             function,

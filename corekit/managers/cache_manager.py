@@ -72,7 +72,7 @@ class CacheManager:
         self._creating = asyncio.Lock()
         self._definitions: dict[str, _Definition] = {}
         self._counters: dict[str, Counter] = {}
-        definition = self._defined(names.CACHE, DEFAULT, DEFAULT, OWN, None, {})
+        definition = self._defined(names.CACHE, DEFAULT, DEFAULT, None, None, {})
         self._definitions[definition.what] = definition
         self._caches = {DEFAULT: self._cache(DEFAULT, definition)}
 
@@ -152,7 +152,7 @@ class CacheManager:
         self._gate.check()
         names.checked("name", name)
         part = name if prefix is None else names.checked("prefix", prefix)
-        definition = self._defined(names.CACHE, name, part, store or OWN, ttl, options)
+        definition = self._defined(names.CACHE, name, part, store, ttl, options)
         async with self._creating:
             if await self._is_new(definition):
                 self._caches[name] = self._cache(name, definition)
@@ -175,7 +175,7 @@ class CacheManager:
         """
         self._gate.check()
         names.checked("name", name)
-        definition = self._defined(names.COUNTER, name, name, store or OWN, None, {})
+        definition = self._defined(names.COUNTER, name, name, store, None, {})
         async with self._creating:
             if await self._is_new(definition):
                 self._counters[name] = Counter(name, definition.keyspace, self._gate)
@@ -198,10 +198,11 @@ class CacheManager:
         component: str,
         name: str,
         part: str,
-        store: str,
+        store: str | None,
         ttl: float | timedelta | None,
         options: Mapping[str, Any],
     ) -> _Definition:
+        store = OWN if store is None else names.checked("store", store)
         default_ttl, default_options = self._stores.defaults(store)
         if component == names.COUNTER:
             # What caches in this store may do with their room is no matter of counters.

@@ -55,7 +55,12 @@ class KeyTemplate:
         if not isinstance(template, str):
             raise InvalidType(f"key must be a str, not {shown(template)}")
         self._template = template
-        self._signature = inspect.signature(function)
+        try:
+            self._signature = inspect.signature(function)
+        except (TypeError, ValueError):
+            raise InvalidType(
+                f"cached can only decorate a function with a signature, not {shown(function)}"
+            ) from None
         self._parameters = tuple(self._signature.parameters)
         self._format = self._positional(template).format
         kinds = {parameter.kind for parameter in self._signature.parameters.values()}

@@ -33,6 +33,9 @@ logger = logging.getLogger("corekit.cache")
 #: instance takes over the cluster load of one that died. Renewed every third.
 CLAIM_LIFETIME = 10.0
 
+#: When a renewal that failed is tried again, in seconds.
+_RETRY = 1.0
+
 #: How often a cluster load looks whether another instance's has ended: the first and the longest
 #: pause, in seconds.
 _FIRST_POLL = 0.02
@@ -265,11 +268,14 @@ class SingleFlight:
 
     async def _renew(self, flight: _Flight) -> None:
         while flight.owner:
-            with suppress(BackendError):
-                extended = partial(_extended, until=self._keyspace.now() + CLAIM_LIFETIME)
+            extended = partial(_extended, until=self._keyspace.now() + CLAIM_LIFETIME)
+            pause = CLAIM_LIFETIME / 3
+            try:
                 if not await self._reclaim(flight, extended):
                     return
-            await asyncio.sleep(CLAIM_LIFETIME / 3)
+            except BackendError:
+                pause = _RETRY
+            await asyncio.sleep(pause)
 
     async def _store(self, flight: _Flight, load: Load, value: Any) -> None:
         expires = self._keyspace.now() + load.ttl
