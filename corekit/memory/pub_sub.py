@@ -57,6 +57,9 @@ class Feed:
         #: Whether something was dropped since it was last told.
         self.gap = False
 
+    def __repr__(self) -> str:
+        return f"<Feed {self.channel!r} {'open' if self.open else 'closed'}>"
+
 
 class Inbox:
     """What waits for one receiver, to be given to it in its own loop."""

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from functools import partial
 
 import pytest
@@ -21,6 +19,7 @@ from ..adapters import Guarantee, PubSubAdapter
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import BackendUnavailable, NotOpenError
 from .clock import VirtualClock
+from .pub_sub_process import Process, cancelled
 from .waiting import eventually
 
 #: Channels that differ from `name` in what some backends do not tell apart, or give a meaning.
@@ -42,51 +41,6 @@ _ALIKE = (
     "\u0301",
     "'",
 )
-
-
-@dataclass
-class Process:
-    """An adapter and what it was given: the part of one process."""
-
-    adapter: PubSubAdapter
-    arrived: dict[str, list[bytes | None]] = field(default_factory=dict)
-    """By channel: the payloads, and None for each gap."""
-
-    late: list[str] = field(default_factory=list)
-    """Channels of which something came when nothing may come any more."""
-
-    ended: bool = False
-    thread: int = field(default_factory=threading.get_ident)
-
-    def messages(self, channel: str, payloads: Sequence[bytes]) -> None:
-        """Take payloads, as `MessageReceiver` says."""
-        self._check(channel)
-        assert all(type(payload) is bytes for payload in payloads)
-        self.arrived.setdefault(channel, []).extend(payloads)
-
-    def gap(self, channel: str) -> None:
-        """Take note of a gap, as `MessageReceiver` says."""
-        self._check(channel)
-        self.arrived.setdefault(channel, []).append(None)
-
-    def _check(self, channel: str) -> None:
-        assert type(channel) is str
-        assert threading.get_ident() == self.thread
-        if self.ended:
-            self.late.append(channel)
-
-    def payloads(self, channel: str) -> list[bytes]:
-        """Return what arrived on *channel*, without the gaps."""
-        return [payload for payload in self.arrived.get(channel, ()) if payload is not None]
-
-    def has(self, channel: str, count: int) -> bool:
-        """Tell whether *count* messages arrived on *channel*."""
-        return len(self.payloads(channel)) >= count
-
-    async def close(self) -> None:
-        """Close the adapter; nothing may arrive from now on."""
-        self.ended = True
-        await self.adapter.close()
 
 
 class PubSubSuite:
@@ -306,7 +260,7 @@ class PubSubSuite:
             await b.adapter.subscribe(self.name)
             for turns in range(8):
                 payload = b"cancelled %d" % turns
-                await self._cancelled(partial(a.adapter.publish, self.name, payload), turns)
+                await cancelled(partial(a.adapter.publish, self.name, payload), turns)
                 await a.adapter.publish(self.name, b"%d" % turns)
             await eventually(
                 lambda: {b"%d" % n for n in range(8)} <= {*b.payloads(self.name)},
@@ -322,7 +276,7 @@ class PubSubSuite:
             await b.adapter.subscribe(self.name + "other")
             for turns in range(8):
                 channel = f"{self.name}/{turns}"
-                if await self._cancelled(partial(b.adapter.subscribe, channel), turns):
+                if await cancelled(partial(b.adapter.subscribe, channel), turns):
                     await a.adapter.publish(channel, b"unheard")
                     await a.adapter.publish(self.name + "other", b"1")
                     await self._arrive(b, count=turns + 1, channel=self.name + "other")
@@ -431,34 +385,9 @@ class PubSubSuite:
     async def _no_silent_loss(self, process: Process, count: int) -> None:
         """Wait for the end of the messages 0 to *count* - 1; what is missing must be told."""
         arrived = process.arrived.setdefault(self.name, [])
-        await eventually(
-            lambda: arrived and arrived[-1] in {b"%d" % (count - 1), None}, within=self.patience
-        )
-        if Guarantee.ORDERED not in process.adapter.guarantees:
+        last = (b"%d" % (count - 1), None)
+        await eventually(lambda: arrived and arrived[-1] in last, within=self.patience)
+        if Guarantee.ORDERED in process.adapter.guarantees:
+            process.check_order(self.name)
+        else:
             assert None in arrived or len(set(arrived)) == count
-            return
-        expected = 0
-        missing_is_told = False
-        for payload in arrived:
-            if payload is None:
-                missing_is_told = True
-                continue
-            number = int(payload)
-            assert number >= expected, f"{number} came twice or late"
-            assert number == expected or missing_is_told, f"{expected} to {number - 1} are missing"
-            expected, missing_is_told = number + 1, False
-
-    async def _cancelled(self, call: Callable[[], Awaitable[None]], turns: int) -> bool:
-        """Make *call* and cancel it after so many turns of the loop; tell whether it was."""
-
-        async def calling() -> None:
-            await call()
-
-        task = asyncio.create_task(calling())
-        for _ in range(turns):
-            await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled():
-            await task
-        return task.cancelled()

@@ -9,6 +9,7 @@ from contextlib import suppress
 
 import pytest
 
+from corekit.managers.delivery import inside_handler
 from corekit.testing import eventually
 
 
@@ -331,6 +332,21 @@ async def test_a_handler_may_close(cluster):
     wire.bring(1)
     await asyncio.wait_for(ended.wait(), 2)
     assert wire.closed
+
+
+async def test_code_can_tell_that_it_runs_in_a_handler(cluster):
+    """A handler is known as one, so that stopping the App in it does not wait for itself."""
+    seen = []
+
+    async def asking(message):
+        seen.append(inside_handler())
+
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", asking)
+        wire.bring(1)
+        await eventually(lambda: seen)
+        assert seen == [True]
+        assert not inside_handler()
 
 
 async def test_nothing_is_delivered_while_closing(cluster):

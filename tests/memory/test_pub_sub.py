@@ -12,7 +12,8 @@ from corekit.errors import ConfigurationError
 from corekit.memory.pub_sub import Exchange, MemoryPubSub, memory_pub_sub
 from corekit.testing import eventually
 from corekit.testing.contexts import make_context
-from corekit.testing.pub_sub import Process, PubSubSuite
+from corekit.testing.pub_sub import PubSubSuite
+from corekit.testing.pub_sub_process import Process
 
 
 class TestMemoryPubSub(PubSubSuite):
