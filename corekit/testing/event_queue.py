@@ -49,6 +49,11 @@ class Inbox:
             self.faults.append("the receiver was called after close had begun")
         self.late.append(delivery)
 
+    @property
+    def unread(self) -> int:
+        """How many deliveries have not been taken."""
+        return len(self.received) - self._read
+
     def grant(self, credit: int) -> None:
         """Grant *credit*, and remember it."""
         self._granted += credit
@@ -111,6 +116,10 @@ class EventQueueSuite:
     @pytest.fixture(autouse=True)
     def prepare(self, clock: Clock) -> None:
         """Give every test its clock and a channel that no other test uses."""
+        self.begin(clock)
+
+    def begin(self, clock: Clock) -> None:
+        """Begin a test that runs on *clock*."""
         self.clock = clock
         self.channel = f"suite/queue/{secrets.token_hex(8)}"
         self._ids = map(f"{secrets.token_hex(4)}-{{}}".format, itertools.count())
@@ -181,9 +190,9 @@ class EventQueueSuite:
                     tasks.create_task(self._publish(b, 15))
             settled = 0
             while settled < 300:
-                await eventually(lambda: sum(len(i.received) for i in inboxes) > settled)
+                await eventually(lambda: any(inbox.unread for inbox in inboxes))
                 for inbox in inboxes:
-                    for delivery in await inbox.take(len(inbox.received) - inbox._read):
+                    for delivery in await inbox.take(inbox.unread):
                         inbox.consumer.ack(delivery)
                         inbox.grant(1)
                         settled += 1
@@ -286,7 +295,7 @@ class EventQueueSuite:
                 inbox.consumer.release(delivery, started=True)
 
     async def test_a_retry_comes_after_its_delay(self) -> None:
-        """DELAYED, COUNTED: a retry comes after its delay, as the next attempt, with the same id."""
+        """DELAYED, COUNTED: a retry comes after its delay, with its id, as the next attempt."""
         async with self._adapters(2) as (a, b):
             self._need(a, Guarantee.DELAYED, Guarantee.COUNTED)
             inbox, other = self._consume(a, 1), self._consume(b, 0)
@@ -448,7 +457,7 @@ class EventQueueSuite:
             assert self.clock.monotonic() - before >= 2 * self.delay * 0.99
 
     async def test_duplicates_are_dropped(self) -> None:
-        """DEDUPLICATED: a second message with a `dedup_id` is not queued; the first's id returns."""
+        """DEDUPLICATED: a second message with a `dedup_id` is not queued; the first id returns."""
         async with self._adapters(2) as (a, b):
             self._need(a, Guarantee.DEDUPLICATED)
             assert await a.publish(self.channel, "1", b"", dedup_id="x") == "1"
@@ -489,8 +498,14 @@ class EventQueueSuite:
         """No receiver is called once `close` has begun; another on the channel gets all."""
         async with self._adapters(1) as (a,):
             inbox = self._consume(a, 100)
-            publishing = asyncio.create_task(self._publish(a, 50))
-            await inbox.take(1)
+
+            async def publish_on_and_on() -> None:
+                for _ in range(50):
+                    await self._publish(a, 1)
+                    await asyncio.sleep(self.tick / 25)
+
+            publishing = asyncio.create_task(publish_on_and_on())
+            await inbox.take(10)
             await inbox.close()
             await publishing
             assert len({d.id for d in await self._consume(a, 50).take(50)}) == 50
@@ -519,19 +534,19 @@ class EventQueueSuite:
             assert [d.id for d in await self._consume(b, 5).take(3)] == ids
 
     async def test_a_closed_adapter_refuses(self) -> None:
-        """Calls after `close` raise NotOpenError; a second `close`, or one unopened, does nothing."""
+        """Calls after `close` raise NotOpenError; `close` again, or unopened, does nothing."""
         async with self._adapters(1) as (a,):
             await a.close()
             await a.close()
-            for call in (
-                a.publish(self.channel, "1", b""),
-                a.stats(self.channel),
-                a.dead_letters(self.channel, 1),
-                a.requeue(self.channel, "1"),
-                a.purge(self.channel),
+            for call, *arguments in (
+                (a.publish, "1", b""),
+                (a.stats,),
+                (a.dead_letters, 1),
+                (a.requeue, "1"),
+                (a.purge,),
             ):
                 with pytest.raises(NotOpenError):
-                    await call
+                    await call(self.channel, *arguments)
             with pytest.raises(NotOpenError):
                 a.consume(self.channel, Inbox())
         await self.make_adapter().close()
@@ -658,7 +673,7 @@ class EventQueueSuite:
     async def _nothing_more(self, inbox: Inbox) -> None:
         """Check that nothing but what was taken arrives."""
         await asyncio.sleep(2 * self.tick)
-        assert len(inbox.received) == inbox._read, "something arrived that should not"
+        assert not inbox.unread, "something arrived that should not"
 
     def _need(self, adapter: EventQueueAdapter, *guarantees: Guarantee) -> None:
         missing = set(guarantees) - adapter.guarantees
