@@ -125,5 +125,5 @@ print([name for name in ("sqlalchemy", "django") if name in sys.modules])
 
 def _output(program: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        [sys.executable, "-P", "-c", program], check=True, capture_output=True, text=True
     ).stdout.strip()

@@ -765,5 +765,5 @@ def test_an_operational_error_in_commit_keeps_its_type(engine: Engine, sent: Sen
 
 def _output(program: str) -> str:
     return subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+        [sys.executable, "-P", "-c", program], check=True, capture_output=True, text=True
     ).stdout.strip()
