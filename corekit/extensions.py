@@ -84,6 +84,9 @@ class Tag:
     def __init__(self, code: int) -> None:
         self.key = [code]
 
+    def __repr__(self) -> str:
+        return f"<Tag {self.key}>"
+
 
 _TUPLE, _SET, _FROZENSET = Tag(1), Tag(2), Tag(3)
 _COLLECTIONS: dict[int, Callable[[list[Any]], Any]] = {1: tuple, 2: set, 3: frozenset}
