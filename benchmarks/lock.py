@@ -26,12 +26,15 @@ KEYS = 100_000
 
 
 async def open_manager(hub: LockHub) -> LockManager:
+    """Return a manager that is open, as one instance of an application."""
     manager = LockManager(ManagerContext("bench", "a", SYSTEM_CLOCK, Serializer(), AfterCommit()))
     await manager.open(MemoryLock(hub, make_context()))
     return manager
 
 
 def forms(manager: LockManager, lock: asyncio.Lock) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Return what is measured: each call takes and releases a lock PORTION times."""
+
     async def bare_calls() -> None:
         for _ in range(PORTION):
             await lock.acquire()
@@ -75,6 +78,7 @@ def forms(manager: LockManager, lock: asyncio.Lock) -> dict[str, Callable[[], Aw
 
 
 async def rates() -> None:
+    """Measure every form, in turns."""
     manager = await open_manager(LockHub())
     measured = forms(manager, asyncio.Lock())
     best = dict.fromkeys(measured, 1e9)
@@ -88,10 +92,8 @@ async def rates() -> None:
     calls, with_ = (best[name] for name in names[:2])
     print(f"{'':36}{'a second':>12}{'us':>8}{'x calls':>9}{'x async with':>14}")
     for name in names:
-        taken = best[name]
-        print(
-            f"{name:36}{1 / taken:12,.0f}{taken * 1e6:8.2f}{calls / taken:9.3f}{with_ / taken:14.3f}"
-        )
+        own = best[name]
+        print(f"{name:36}{1 / own:12,.0f}{own * 1e6:8.2f}{calls / own:9.3f}{with_ / own:14.3f}")
 
 
 async def hand_over() -> None:

@@ -212,7 +212,10 @@ class LockManager:
             # Stopped meanwhile: the adapter, which is closing, releases it.
             raise self._gate.refusal()
         lease = Lease(session, key, grant, asyncio.current_task(session.loop))
-        session.add(lease)
+        leases = session.leases
+        leases[name] = lease
+        if len(leases) > session.sweep_at:
+            session.sweep()
         return lease
 
 

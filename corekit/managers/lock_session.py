@@ -32,7 +32,7 @@ class LockSession:
         self.renewals = RenewalSchedule(clock, self.tasks)
         #: The youngest lease of each name. It may have ended by its time without being noticed.
         self.leases: dict[str, Lease] = {}
-        self._sweep_at = _FEW
+        self.sweep_at = _FEW
         self._remote = Guarantee.SHARED in adapter.guarantees
 
     def __repr__(self) -> str:
@@ -52,15 +52,12 @@ class LockSession:
             return ttl - min(0.1 * ttl, 1 + 0.001 * ttl)
         return ttl - 0.01 if ttl > 1 else ttl * 0.99
 
-    def add(self, lease: Lease) -> None:
-        """Remember *lease* until it has ended."""
-        leases = self.leases
-        if len(leases) >= self._sweep_at:
-            for old in list(leases.values()):
-                old.expire()
-            # Looked through again only when as many have come as stayed: constant cost per lease.
-            self._sweep_at = max(_FEW, 2 * len(leases))
-        leases[lease.grant.name] = lease
+    def sweep(self) -> None:
+        """Drop the leases whose time is over; call it when there are more than `sweep_at`."""
+        for lease in list(self.leases.values()):
+            lease.expire()
+        # Looked through again only when as many have come as stayed: constant cost per lease.
+        self.sweep_at = max(_FEW, 2 * len(self.leases))
 
     def release_failed(self, grant: Grant, error: BaseException) -> None:
         """Make the best of a release that ended with *error*.

@@ -6,7 +6,6 @@ import asyncio
 import threading
 from asyncio import _get_running_loop
 from collections import OrderedDict
-from typing import TypeAlias
 
 from ..adapters import AdapterContext, Grant, Guarantee, LockAdapter
 from ..config import BackendURL
@@ -49,39 +48,27 @@ class _Waiter:
         return True
 
 
-#: A set in the order of arrival, from which any element goes in constant time.
-_Queue: TypeAlias = "OrderedDict[_Waiter, None]"
-
-
-class _Holding:
-    """One name's present owner, and those who wait for it. It is the `owner` of the grant."""
-
-    __slots__ = ("adapter", "expires", "waiters")
-
-    def __init__(self, adapter: MemoryLock, expires: float, waiters: _Queue | None) -> None:
-        self.adapter = adapter
-        self.expires = expires
-        self.waiters = waiters
-
-
 class LockHub:
     """The locks of one `memory://NAME`, for every loop and thread of the process.
 
-    A name is in `_holdings` only while somebody holds it. No timer runs for a holder: whoever waits
-    looks when the holder's time is over, and expired names that nobody asks for are dropped when
-    the number of names has doubled.
+    A name is here only while somebody holds it. No timer runs for a holder: whoever waits looks
+    when the holder's time is over, and names whose time is over without anybody asking for them
+    are dropped when the number of names has doubled.
     """
 
     def __init__(self) -> None:
         # Reentrant: the garbage collector may end a waiting coroutine at any allocation.
         self._mutex = threading.RLock()
-        self._holdings: dict[str, _Holding] = {}
+        #: The present grant of each name; its `owner` is the adapter, its token marks it.
+        self._grants: dict[str, Grant] = {}
+        #: Who waits for a name, in the order of arrival: a set from which any goes at once.
+        self._queues: dict[str, OrderedDict[_Waiter, None]] = {}
         self._token = 0
         self._sweep_at = _FEW
 
     def __repr__(self) -> str:
-        waiting = sum(len(holding.waiters or ()) for holding in self._holdings.values())
-        return f"<LockHub held={len(self._holdings)} waiting={waiting}>"
+        waiting = sum(map(len, self._queues.values()))
+        return f"<LockHub held={len(self._grants)} waiting={waiting}>"
 
     def raise_tokens(self, least: int) -> None:
         """Let every later token be greater than *least*."""
@@ -91,106 +78,103 @@ class LockHub:
     def take(self, adapter: MemoryLock, name: str, ttl: float, now: float) -> Grant | None:
         """Own *name* if it is free, else return None."""
         with self._mutex:
-            holdings = self._holdings
-            holding = holdings.get(name)
-            if holding is not None and (holding.expires > now or self._pass_on(name, holding, now)):
+            grants = self._grants
+            held = grants.get(name)
+            if held is not None and (held.since + held.ttl > now or self._pass_on(name, now)):
                 return None
-            if len(holdings) >= self._sweep_at:
+            if len(grants) >= self._sweep_at:
                 self._sweep(now)
-            holdings[name] = holding = _Holding(adapter, now + ttl, None)
             self._token = token = self._token + 1
-            return Grant(name, token, ttl, now, holding)
+            grants[name] = grant = Grant(name, token, ttl, now, adapter)
+            return grant
 
     def enqueue(self, waiter: _Waiter, now: float) -> None:
         """Own the name if it is free, else wait behind all who wait already."""
         with self._mutex:
             waiter.grant = self.take(waiter.adapter, waiter.name, waiter.ttl, now)
             if waiter.grant is None:
-                holding = self._holdings[waiter.name]
-                if holding.waiters is None:
-                    holding.waiters = OrderedDict()
-                holding.waiters[waiter] = None
-                waiter.alarm = holding.expires
+                self._queues.setdefault(waiter.name, OrderedDict())[waiter] = None
+                waiter.alarm = self._end(waiter.name)
 
     def review(self, waiter: _Waiter, now: float) -> None:
         """Pass the name on if its holder's time is over, and set the alarm of *waiter* anew."""
         with self._mutex:
             if waiter.grant is None:
-                holding = self._holdings[waiter.name]
-                if holding.expires <= now:
-                    self._pass_on(waiter.name, holding, now)
-                    holding = self._holdings[waiter.name]
-                waiter.alarm = holding.expires
+                if self._end(waiter.name) <= now:
+                    self._pass_on(waiter.name, now)
+                waiter.alarm = self._end(waiter.name)
 
     def withdraw(self, waiter: _Waiter) -> Grant | None:
         """Wait no longer; return the grant if it was given at the last moment."""
         with self._mutex:
-            if waiter.grant is None:
-                holding = self._holdings.get(waiter.name)
-                if holding is not None and holding.waiters and waiter in holding.waiters:
-                    del holding.waiters[waiter]
-                    self._alert(holding)
+            queue = self._queues.get(waiter.name)
+            if queue is not None and waiter in queue:
+                del queue[waiter]
+                self._alert(waiter.name)
             return waiter.grant
 
-    def extend(self, grant: Grant, ttl: float, now: float) -> bool:
-        """Count *ttl* from *now*; False if the grant has ended."""
+    def extend(self, grant: Grant, ttl: float, now: float) -> Grant | None:
+        """Count *ttl* from *now*; None if the grant has ended."""
         with self._mutex:
-            holding = self._holdings.get(grant.name)
-            if holding is None or holding is not grant.owner:
-                return False
-            if holding.expires <= now:
-                self._pass_on(grant.name, holding, now)
-                return False
-            holding.expires = now + ttl
-            self._alert(holding)
-            return True
+            held = self._grants.get(grant.name)
+            if held is None or held.token != grant.token:
+                return None
+            if held.since + held.ttl <= now:
+                self._pass_on(grant.name, now)
+                return None
+            extended = Grant(grant.name, grant.token, ttl, now, grant.owner)
+            self._grants[grant.name] = extended
+            self._alert(grant.name)
+            return extended
 
     def release(self, grant: Grant, now: float) -> None:
         """Pass the name on to the longest waiter, unless the grant has ended."""
         with self._mutex:
-            name = grant.name
-            holding = self._holdings.get(name)
-            if holding is None or holding is not grant.owner:
-                return
-            if holding.waiters:
-                self._pass_on(name, holding, now)
-            else:
-                del self._holdings[name]
+            held = self._grants.get(grant.name)
+            if held is not None and held.token == grant.token:
+                self._pass_on(grant.name, now)
 
     def release_all(self, adapter: MemoryLock, now: float) -> None:
         """Release everything that *adapter* holds."""
         with self._mutex:
-            for name, holding in list(self._holdings.items()):
-                if holding.adapter is adapter:
-                    self._pass_on(name, holding, now)
+            for name, held in list(self._grants.items()):
+                if held.owner is adapter:
+                    self._pass_on(name, now)
 
-    def _pass_on(self, name: str, holding: _Holding, now: float) -> bool:
+    def _end(self, name: str) -> float:
+        held = self._grants[name]
+        return held.since + held.ttl
+
+    def _pass_on(self, name: str, now: float) -> bool:
         """Give *name* to its longest waiter; False if there is none, and then it is free."""
-        waiters = holding.waiters
-        while waiters:
-            waiter, _ = waiters.popitem(last=False)
-            self._holdings[name] = holding = _Holding(waiter.adapter, now + waiter.ttl, waiters)
+        queue = self._queues.get(name)
+        while queue:
+            waiter, _ = queue.popitem(last=False)
             self._token += 1
-            waiter.grant = Grant(name, self._token, waiter.ttl, now, holding)
+            waiter.grant = Grant(name, self._token, waiter.ttl, now, waiter.adapter)
             if waiter.wake():
-                self._alert(holding)
+                self._grants[name] = waiter.grant
+                self._alert(name)
                 return True
-        del self._holdings[name]
+        if queue is not None:
+            del self._queues[name]
+        del self._grants[name]
         return False
 
-    def _alert(self, holding: _Holding) -> None:
-        """Wake the longest waiter if it would look too late for this holder's end."""
-        if holding.waiters:
-            first = next(iter(holding.waiters))
-            if first.alarm > holding.expires:
+    def _alert(self, name: str) -> None:
+        """Wake the longest waiter if it would look too late for the present holder's end."""
+        queue = self._queues.get(name)
+        if queue:
+            first = next(iter(queue))
+            if first.alarm > self._end(name):
                 first.wake()
 
     def _sweep(self, now: float) -> None:
-        for name, holding in list(self._holdings.items()):
-            if holding.expires <= now and not holding.waiters:
-                del self._holdings[name]
+        for name, held in list(self._grants.items()):
+            if held.since + held.ttl <= now and not self._queues.get(name):
+                self._pass_on(name, now)
         # Looked through again only when as many have come as stayed: constant cost per grant.
-        self._sweep_at = max(_FEW, 2 * len(self._holdings))
+        self._sweep_at = max(_FEW, 2 * len(self._grants))
 
 
 class MemoryLock:
@@ -236,9 +220,7 @@ class MemoryLock:
         now = self._clock.monotonic()
         if self._closed:
             raise self._refusal()
-        if not self._hub.extend(grant, ttl, now):
-            return None
-        return Grant(grant.name, grant.token, ttl, now, grant.owner)
+        return self._hub.extend(grant, ttl, now)
 
     async def release(self, grant: Grant) -> None:
         self._hub.release(grant, self._clock.monotonic())

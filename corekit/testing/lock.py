@@ -1,8 +1,8 @@
 """The suite for lock adapters: each test is one clause of `corekit.adapters.lock`.
 
-    class TestMine(LockSuite):
-        def make_adapter(self) -> LockAdapter:
-            return my_lock(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
+class TestMine(LockSuite):
+    def make_adapter(self) -> LockAdapter:
+        return my_lock(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
 """
 
 from __future__ import annotations
@@ -274,9 +274,7 @@ class LockSuite:
         async with self._adapters(2) as (a, b):
             grant = await a.acquire(self.name, 600, 0)
             assert grant is not None
-            waiting = [
-                asyncio.create_task(b.acquire(self.name, 600, None)) for _ in range(20)
-            ]
+            waiting = [asyncio.create_task(b.acquire(self.name, 600, None)) for _ in range(20)]
             await asyncio.sleep(self.tick)
             for task in waiting:
                 task.cancel()

@@ -17,6 +17,8 @@ from corekit.testing.lock import LockSuite
 
 
 class TestMemoryLock(LockSuite):
+    """Every clause of the contract."""
+
     virtual = True
 
     def make_adapter(self):
@@ -25,6 +27,7 @@ class TestMemoryLock(LockSuite):
 
 @pytest.fixture
 def hub():
+    """Return a hub of the test's own."""
     return LockHub()
 
 
@@ -56,7 +59,7 @@ async def test_names_that_ended_are_dropped(hub, clock):
     for number in range(10_000):
         await adapter.acquire(f"name-{number}", 1, 0)
         clock.jump(0.1)
-    assert len(hub._holdings) <= 64
+    assert len(hub._grants) <= 64
 
 
 async def test_a_held_name_makes_no_timer(hub, clock):

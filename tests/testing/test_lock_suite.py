@@ -79,9 +79,9 @@ class Reentrant(MemoryLock):
     """Lets calls of the same adapter in together, as one shared lease does."""
 
     async def acquire(self, name, ttl, wait):
-        holding = self._hub._holdings.get(name)
-        if holding is not None and holding.adapter is self:
-            self._hub._pass_on(name, holding, self._clock.monotonic())
+        held = self._hub._grants.get(name)
+        if held is not None and held.owner is self:
+            self._hub._pass_on(name, self._clock.monotonic())
         return await super().acquire(name, ttl, wait)
 
 
@@ -118,9 +118,9 @@ class Unfair(MemoryLock):
     guarantees = frozenset({Guarantee.FAIR})
 
     async def release(self, grant):
-        holding = self._hub._holdings.get(grant.name)
-        if holding is grant.owner and holding.waiters:
-            holding.waiters.move_to_end(next(reversed(holding.waiters)), last=False)
+        queue = self._hub._queues.get(grant.name)
+        if queue:
+            queue.move_to_end(next(reversed(queue)), last=False)
         await super().release(grant)
 
 
@@ -162,8 +162,7 @@ class Polling(MemoryLock):
     """Does not wake waiters: they get the name when the grant would have ended."""
 
     async def release(self, grant):
-        holding = self._hub._holdings.get(grant.name)
-        if holding is grant.owner and holding.waiters:
+        if self._hub._queues.get(grant.name):
             return
         await super().release(grant)
 
@@ -231,11 +230,18 @@ def test_counting_from_the_answer():
 
 
 class ConstantToken(MemoryLock):
-    """Gives the same token to everybody."""
+    """Gives the same token to everybody; keeps the real grant as its mark."""
 
     async def acquire(self, name, ttl, wait):
         grant = await super().acquire(name, ttl, wait)
-        return None if grant is None else replace(grant, token=7)
+        return None if grant is None else replace(grant, token=7, owner=grant)
+
+    async def extend(self, grant, ttl):
+        extended = await super().extend(grant.owner, ttl)
+        return None if extended is None else replace(extended, token=7, owner=extended)
+
+    async def release(self, grant):
+        await super().release(grant.owner)
 
 
 def test_tokens_that_do_not_grow():
@@ -254,7 +260,6 @@ class Forgetful(MemoryLock):
 
 def test_tokens_that_begin_anew():
     """An adapter that declares FENCED and forgets its tokens fails the clause on restarts."""
-
     restarts = []
 
     async def restart():
@@ -274,8 +279,7 @@ class BlindExtend(MemoryLock):
     """Extends whatever is held under the name."""
 
     async def extend(self, grant, ttl):
-        holding = self._hub._holdings.get(grant.name)
-        return await super().extend(replace(grant, owner=holding or grant.owner), ttl)
+        return await super().extend(self._hub._grants.get(grant.name, grant), ttl)
 
 
 def test_extending_blindly():
@@ -300,8 +304,8 @@ class AddingExtend(MemoryLock):
     """Adds to the time that is left instead of counting from now."""
 
     async def extend(self, grant, ttl):
-        holding = self._hub._holdings.get(grant.name)
-        left = max(0, holding.expires - self._clock.monotonic()) if holding else 0
+        held = self._hub._grants.get(grant.name, grant)
+        left = max(0, held.since + held.ttl - self._clock.monotonic())
         return await super().extend(grant, ttl + left)
 
 
@@ -314,8 +318,7 @@ class BlindRelease(MemoryLock):
     """Frees the name, whoever holds it."""
 
     async def release(self, grant):
-        holding = self._hub._holdings.get(grant.name)
-        await super().release(replace(grant, owner=holding))
+        await super().release(self._hub._grants.get(grant.name, grant))
 
 
 def test_releasing_blindly():

@@ -1,8 +1,10 @@
 """Work under a lock: renewal, loss, cancellation, and what is raised when they meet."""
 
+# ruff: noqa: PT012 - what raises is the whole block, at its end
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from functools import partial
 
@@ -73,7 +75,9 @@ async def test_without_renewal_the_work_has_its_ttl(locks, clock):
         with pytest.raises(LockLost):
             await a.run_exclusive("k", partial(asyncio.sleep, 11), 10, renew=False)
         assert backend.calls.count("extend") == 0
-        assert await a.run_exclusive("k", partial(asyncio.sleep, 9, "done"), 10, renew=False) == "done"
+        assert (
+            await a.run_exclusive("k", partial(asyncio.sleep, 9, "done"), 10, renew=False) == "done"
+        )
 
 
 async def test_a_paused_process(locks, clock):
@@ -142,14 +146,13 @@ async def test_a_backend_that_forgets(locks):
 async def test_an_unreachable_backend_is_tried_again(locks, caplog):
     """A short outage is survived: the renewal is repeated until the own deadline."""
     caplog.set_level("INFO", "corekit.lock")
-    async with locks.on_backend(RemoteBackend) as (a, backend):
-        async with a.lock("k", 30) as lease:
-            backend.failures["extend"] = BackendUnavailable("away")
-            await asyncio.sleep(25)
-            assert lease.held
-            backend.failures.clear()
-            await asyncio.sleep(100)
-            assert lease.held
+    async with locks.on_backend(RemoteBackend) as (a, backend), a.lock("k", 30) as lease:
+        backend.failures["extend"] = BackendUnavailable("away")
+        await asyncio.sleep(25)
+        assert lease.held
+        backend.failures.clear()
+        await asyncio.sleep(100)
+        assert lease.held
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
 
 
@@ -173,10 +176,8 @@ async def test_a_swallowed_cancellation(locks):
 
     async def stubborn():
         for _ in range(3):
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.sleep(100)
-            except asyncio.CancelledError:
-                pass
         return "done"
 
     async with locks.running("shop") as (a,):
@@ -301,7 +302,7 @@ async def test_child_tasks_of_the_work_are_cancelled(locks):
 
 
 async def test_the_work_notices_the_loss_itself(locks, clock):
-    """extend inside the block raises LockLost there, and that is what comes out."""
+    """An extension inside the block raises LockLost there, and that is what comes out."""
     async with locks.running("shop") as (a,):
         with pytest.raises(LockLost) as caught:
             async with a.lock("k", 10) as lease:
@@ -398,7 +399,7 @@ async def test_a_section_is_entered_once(locks):
     ],
 )
 async def test_the_function_may_take_the_lease(locks, fn, takes):
-    """fn is given the lease if it has a required parameter, or one named lease."""
+    """A function is given the lease if it has a required parameter, or one named lease."""
     async with locks.running("shop") as (a,):
         result = await a.run_exclusive("k", fn)
         assert (getattr(result, "key", None) == "k") is takes
@@ -474,11 +475,9 @@ async def test_stopping_does_not_wait_for_work_that_goes_on(locks, clock):
 
         async def stubborn():
             while True:
-                try:
+                with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.sleep(30)
                     return
-                except asyncio.CancelledError:
-                    pass
 
         working = asyncio.create_task(a.run_exclusive("k", stubborn, 10))
         await asyncio.sleep(1)

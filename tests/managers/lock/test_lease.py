@@ -122,7 +122,9 @@ async def test_the_own_deadline_is_earlier_than_the_backends(locks, clock):
     async with locks.on_backend(RemoteBackend) as (a, _):
         for ttl, kept in ((0.5, 0.2), (2, 0.2), (5, 0.5), (10, 1.0), (600, 1.6)):
             async with await a.acquire("k", ttl) as lease:
-                assert lease.expires_at - clock.time() == pytest.approx(max(ttl, 2) - kept, abs=0.02)
+                assert lease.expires_at - clock.time() == pytest.approx(
+                    max(ttl, 2) - kept, abs=0.02
+                )
 
 
 async def test_the_time_of_the_call_counts_against_the_lease(locks, clock):
@@ -137,7 +139,7 @@ async def test_the_time_of_the_call_counts_against_the_lease(locks, clock):
 
 
 async def test_extending_counts_from_now(locks, clock):
-    """extend(ttl) makes the lease end ttl from now, and keeps its token."""
+    """Extending makes the lease end ttl from now, and keeps its token."""
     async with locks.running("shop", "shop") as (a, b):
         lease = await a.acquire("k", 10)
         token = lease.token
@@ -151,7 +153,7 @@ async def test_extending_counts_from_now(locks, clock):
 
 
 async def test_extending_what_is_gone(locks, clock):
-    """extend raises LockLost after a release, after the end, and when the backend says so."""
+    """Extending raises LockLost after a release, after the end, and when the backend says so."""
     async with locks.on_backend() as (a, backend):
         released = await a.acquire("k", 10)
         await released.release()
@@ -267,7 +269,7 @@ async def test_a_late_release_frees_no_other_holder(locks, clock):
 
 @pytest.mark.parametrize("error", [BackendUnavailable("away"), BackendRefused("no")])
 async def test_an_unreachable_backend_at_release(locks, caplog, error):
-    """release does not raise for its backend: it is logged, and the lease ends by its time."""
+    """A release does not raise for its backend: it is logged, and the lease ends by its time."""
     async with locks.on_backend() as (a, backend):
         backend.failures["release"] = error
         with pytest.raises(ZeroDivisionError):

@@ -129,7 +129,7 @@ async def test_waiting_is_bounded(locks, clock):
 
 
 async def test_trying_with_a_timeout(locks, clock):
-    """try_acquire waits as long as it is told, and raises LockNotAcquired then."""
+    """A try waits as long as it is told, and raises LockNotAcquired then."""
     async with locks.running("shop", "shop") as (a, b):
         await a.acquire("k", 10)
         start = clock.monotonic()
@@ -339,7 +339,7 @@ async def test_cancelled_at_any_step(locks, steps, form):
 
 
 async def test_an_unreachable_backend(locks):
-    """acquire raises BackendUnavailable and leaves nothing; a later call works."""
+    """Every call raises BackendUnavailable and leaves nothing; a later call works."""
     async with locks.on_backend() as (a, backend):
         backend.failures["acquire"] = BackendUnavailable("away")
         with pytest.raises(BackendUnavailable):
@@ -385,7 +385,7 @@ async def test_a_failed_open_closes_the_adapter(locks):
 
 
 async def test_stopping_releases_leases(locks):
-    """close gives every key back at once, and sets `lost` of the leases."""
+    """The stop gives every key back at once, and sets `lost` of the leases."""
     async with locks.running("shop", "shop") as (a, b):
         leases = [await a.acquire(f"k{number}", 600) for number in range(3)]
         events = [lease.lost for lease in leases]
@@ -422,6 +422,20 @@ async def test_a_key_that_is_given_while_stopping(locks):
         with pytest.raises(NotOpenError):
             await waiting
         assert locks.free()
+
+
+async def test_a_key_that_is_given_after_the_stop(locks):
+    """An answer of the backend that comes after the stop gives nothing."""
+    a, backend = locks.manager(), locks.backend()
+    await a.open(backend)
+    answer = backend.answer_late("acquire")
+    taking = asyncio.create_task(a.acquire("k", 600))
+    await asyncio.sleep(1)
+    await a.close()
+    answer.set()
+    with pytest.raises(NotOpenError):
+        await taking
+    assert locks.free()
 
 
 async def test_starting_again(locks):
@@ -470,7 +484,7 @@ async def test_a_forked_child(locks):
                 code = 0
             finally:
                 os._exit(code)
-        _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)  # noqa: ASYNC222 - the child ends at once
         assert os.waitstatus_to_exitcode(status) == 0
         assert lease.held
 
