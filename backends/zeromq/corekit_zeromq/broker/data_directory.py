@@ -110,6 +110,10 @@ class DataDirectory:
         status = os.statvfs(self.path)
         return status.f_bavail * status.f_frsize
 
+    def used(self) -> int:
+        """Return the bytes that the files of the directory take."""
+        return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self.path))
+
     def high_water(self) -> HighWater | None:
         """Return the mark that was kept last, None if there is none that can be read."""
         try:

@@ -10,19 +10,21 @@ import os
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import zmq
-
 from corekit.clock import SYSTEM_CLOCK, Clock
+from corekit.errors import AuthenticationFailed
 
 from . import exits
+from .addresses import Endpoint
 from .data_directory import DataDirectory, HighWater
 from .engine import Engine
 from .exits import BrokerRefused
 from .journal import Journal
-from .limits import GIB, Limits
+from .limits import Limits
+from .security import Authenticator
 from .transport import Transport
 
 logger = logging.getLogger("corekit.broker")
@@ -41,6 +43,10 @@ class Broker:
 
     `listen` are addresses such as `tcp://127.0.0.1:7650` or `ipc:///run/shop/broker`; with port 0
     the system chooses one, and `addresses` tells which. `data` is the directory of the journal.
+    `key_file` holds the broker's CURVE keys, `allow_file` the public keys of those who may connect;
+    without both, an address that other machines reach is refused unless `insecure`. `durable=False`
+    trades the last moments before a power cut for speed; `strict` refuses to start with a journal
+    that is older than what was confirmed; after `idle` seconds without clients `stopped` is set.
     """
 
     def __init__(
@@ -48,6 +54,9 @@ class Broker:
         listen: Sequence[str],
         data: str | os.PathLike[str],
         *,
+        key_file: str | os.PathLike[str] | None = None,
+        allow_file: str | os.PathLike[str] | None = None,
+        insecure: bool = False,
         durable: bool = True,
         strict: bool = False,
         idle: float | None = None,
@@ -57,6 +66,9 @@ class Broker:
     ) -> None:
         self._listen = tuple(listen)
         self._directory = DataDirectory(data)
+        self._key_file = key_file
+        self._allow_file = allow_file
+        self._insecure = insecure
         self._durable = durable
         self._strict = strict
         self._idle = idle
@@ -64,6 +76,7 @@ class Broker:
         self._version = version
         self._clock = clock
         self._transport: Transport | None = None
+        self._failed = False
         self.addresses: list[str] = []
 
     def __repr__(self) -> str:
@@ -89,14 +102,21 @@ class Broker:
         Raises BrokerRefused, whose `status` is the exit code that fits; nothing is left open then.
         """
         self._loop = asyncio.get_running_loop()
+        listen = self._checked_addresses()
+        self._authenticator = self._open_authenticator()
         with contextlib.ExitStack() as undo:
             self._directory.open()
             undo.callback(self._directory.close)
             self._open_engine()
             undo.callback(self._journal.close)
-            self._transport = Transport(self._listen, self._limits)
-            undo.callback(self._transport.close)
-            self.addresses = self._transport.addresses
+            transport = Transport(listen, self._limits, self._authenticator)
+            undo.callback(transport.close)
+            if self._authenticator is not None:
+                self._authenticator.start(self._loop)
+                undo.callback(self._authenticator.stop, self._loop)
+            await transport.probe()
+            self._transport = transport
+            self.addresses = transport.addresses
             undo.pop_all()
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self._thread = ThreadPoolExecutor(1, "journal")
@@ -112,6 +132,40 @@ class Broker:
         # What exists now stays: the collector need not look at it again.
         gc.freeze()
         logger.info("listening on %s, data in %s", self.addresses, self._directory.path)
+
+    def _checked_addresses(self) -> list[Endpoint]:
+        endpoints = [Endpoint.parse(text) for text in self._listen]
+        if not endpoints:
+            raise BrokerRefused(exits.USAGE, "there is no address to listen on")
+        for endpoint in endpoints:
+            if self._key_file is None and not self._insecure and not endpoint.is_private:
+                raise BrokerRefused(
+                    exits.CONFIGURATION,
+                    f"{endpoint.text} ({', '.join(endpoint.hosts)}) is not loopback: it needs "
+                    "--keys and --allow, or --insecure",
+                )
+        return endpoints
+
+    def _open_authenticator(self) -> Authenticator | None:
+        if self._key_file is None and self._allow_file is None:
+            return None
+        if self._key_file is None or self._allow_file is None:
+            raise BrokerRefused(
+                exits.CONFIGURATION, "--keys (the broker's) and --allow (its clients') go together"
+            )
+        return Authenticator(Path(self._key_file), Path(self._allow_file))
+
+    def reload(self) -> None:
+        """Read the list of keys again; sessions whose key was removed end."""
+        authenticator = self._authenticator
+        if authenticator is None or self._transport is None:
+            return
+        authenticator.reload()
+        for session in self._engine.sessions:
+            # ZAP looks at the handshake only: an open connection would go on.
+            if not authenticator.allows(session.user):
+                self._engine.refuse(session, AuthenticationFailed("the key is no longer allowed"))
+        self._wake()
 
     def _open_engine(self) -> None:
         mark = self._directory.high_water()
@@ -146,6 +200,11 @@ class Broker:
             self._journal.close()
             raise
 
+    def stop(self) -> None:
+        """Let `stopped` be set: whoever runs the broker closes it then."""
+        if not self.stopped.done():
+            self.stopped.set_result(os.EX_OK)
+
     async def close(self) -> None:
         """Stop: what came in is committed and answered, then the sockets are closed.
 
@@ -161,28 +220,29 @@ class Broker:
             self._alarm.cancel()
         if self._committing is not None:
             await asyncio.wait([self._committing])
-        if not self.stopped.done():
+        if not self._failed:
             self._turn()
             if self._committing is not None:
                 await asyncio.wait([self._committing])
             self._keep_high_water()
         self._transport = None
         self.addresses = []
+        if self._authenticator is not None:
+            self._authenticator.stop(self._loop)
         transport.close()
         self._thread.shutdown()
         self._journal.close()
         self._directory.close()
         gc.unfreeze()
-        if not self.stopped.done():
-            self.stopped.set_result(os.EX_OK)
+        self.stop()
         logger.info("stopped")
 
     def _fail(self, error: Exception) -> None:
         """Stop serving: memory and disk no longer agree, only a new start can help."""
         logger.critical("the journal failed, the broker ends: %s", error, exc_info=error)
+        self._failed = True
         if self._transport is not None:
             self._loop.remove_reader(self._transport.fileno())
-            self._transport.close()
         if not self.stopped.done():
             self.stopped.set_result(exits.IO_ERROR)
 
@@ -196,7 +256,7 @@ class Broker:
 
     def _due_turn(self) -> None:
         self._turn_is_due = False
-        if self._committing is None and not self.stopped.done() and self._transport is not None:
+        if self._committing is None and not self._failed and self._transport is not None:
             self._turn()
 
     def _turn(self) -> None:
@@ -323,7 +383,7 @@ class Broker:
         """Do what time asks for; also the safety net should an edge of the socket be missed."""
         interval = min(0.1, self._limits.heartbeat / 4)
         self._ticker = self._loop.call_later(interval, self._tick)
-        if self.stopped.done() or self._transport is None:
+        if self._failed or self._transport is None:
             return
         now = self._clock.monotonic()
         away = now - self._ticked_at
@@ -332,6 +392,8 @@ class Broker:
             # We were away, not the clients: nobody is judged for what we could not hear.
             logger.warning("the broker was paused for %.1f s", away)
             self._engine.sessions.extend(away)
+        if self._authenticator is not None:
+            self._authenticator.answer()
         for route, frame in self._engine.heartbeats(now):
             self._transport.send(route, frame)
         self._tick_is_due = True
@@ -352,7 +414,9 @@ class Broker:
         self._directory.keep_high_water(HighWater(self._journal.last, self._clock.time()))
 
     def _check_space(self) -> None:
-        full = self._directory.free_space() < self._limits.free_space
+        free = self._directory.free_space()
+        self._engine.disk = {"disk_free": free, "disk_used": self._directory.used()}
+        full = free < self._limits.free_space
         if full != self._engine.queues.storage_full:
             self._engine.queues.storage_full = full
             if full:
@@ -369,4 +433,4 @@ class Broker:
             self._last_client_at = now
         elif self._idle is not None and now - self._last_client_at > self._idle:
             logger.info("no client for %.0f s: stopping", self._idle)
-            self.stopped.set_result(os.EX_OK)
+            self.stop()

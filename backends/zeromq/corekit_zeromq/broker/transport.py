@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 
 import zmq
 
 from ..protocol import FRAME_ALLOWANCE
 from . import exits
+from .addresses import Endpoint, SocketFile
 from .exits import BrokerRefused
 from .limits import Limits
+from .security import Authenticator
 
 logger = logging.getLogger("corekit.broker")
 
@@ -21,15 +24,21 @@ _PARTS = 1000
 class Transport:
     """One socket for all clients. `receive` and `send` never block."""
 
-    def __init__(self, listen: Sequence[str], limits: Limits) -> None:
-        self._context = zmq.Context(io_threads=1)
+    def __init__(
+        self, listen: Sequence[Endpoint], limits: Limits, authenticator: Authenticator | None
+    ) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
+        self._authenticator = authenticator
         self._skipping = False
+        self._files: list[SocketFile] = []
         self.addresses: list[str] = []
         try:
             self._set_up(limits)
-            for address in listen:
-                self._bind(address)
+            if authenticator is not None:
+                authenticator.protect(self._socket)
+            for endpoint in listen:
+                self._bind(endpoint)
         except BaseException:
             self.close()
             raise
@@ -52,15 +61,32 @@ class Transport:
         socket.heartbeat_ivl = 2_000
         socket.heartbeat_timeout = 6_000
 
-    def _bind(self, address: str) -> None:
-        # Applies to the next bind only. With it, IPv4 addresses would be told as ::ffff:127.0.0.1.
-        self._socket.ipv6 = "[" in address
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            status = exits.IN_USE if error.errno == zmq.EADDRINUSE else exits.UNAVAILABLE
-            raise BrokerRefused(status, f"cannot listen on {address}: {error}") from error
-        self.addresses.append(self._socket.last_endpoint.rstrip(b"\0").decode())
+    def _bind(self, endpoint: Endpoint) -> None:
+        if endpoint.path is not None:
+            file = SocketFile(endpoint.path)
+            file.take()
+            self._files.append(file)
+        for address in endpoint.zmq_addresses():
+            # Applies to the next bind only. With it IPv4 addresses would be told in IPv6's way.
+            self._socket.ipv6 = "[" in address
+            # No moment in which the socket's file is open to others.
+            umask = os.umask(0o177)
+            try:
+                self._socket.bind(address)
+            except zmq.ZMQError as error:
+                status = exits.IN_USE if error.errno == zmq.EADDRINUSE else exits.UNAVAILABLE
+                raise BrokerRefused(status, f"cannot listen on {address}: {error}") from error
+            finally:
+                os.umask(umask)
+            self.addresses.append(self._socket.last_endpoint.rstrip(b"\0").decode())
+        if endpoint.path is not None:
+            file.protect()
+
+    async def probe(self) -> None:
+        """Check that strangers do not get in; raises BrokerRefused if they do."""
+        if self._authenticator is not None:
+            for address in self.addresses:
+                await self._authenticator.probe(address, self._context)
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable when something *changed*: it is
@@ -79,14 +105,21 @@ class Transport:
             if self._skipping and not self._skip():
                 return None
             route = socket.recv(zmq.NOBLOCK)
-            data = socket.recv(zmq.NOBLOCK)
+            user = ""
+            if self._authenticator is None:
+                data = socket.recv(zmq.NOBLOCK)
+            else:
+                # Only a frame that is not copied knows whose key it came with.
+                frame = socket.recv(zmq.NOBLOCK, copy=False)
+                data = frame.bytes
+                user = str(frame.get("User-Id"))
         except zmq.Again:
             return None
         if socket.rcvmore:
             # Not ours. Its parts are taken one by one: a million of them must not stall the loop.
             self._skipping = True
             data = b""
-        return route, data, ""
+        return route, data, user
 
     def _skip(self) -> bool:
         for _ in range(_PARTS):
@@ -110,6 +143,11 @@ class Transport:
 
     def close(self) -> None:
         """Close the socket; what was sent leaves within half a second."""
-        if not self._socket.closed:
-            self._socket.close()
-            self._context.term()
+        if self._socket.closed:
+            return
+        self._socket.close()
+        if self._authenticator is not None:
+            self._authenticator.close()
+        self._context.term()
+        for file in self._files:
+            file.release()
