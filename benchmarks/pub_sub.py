@@ -14,7 +14,7 @@ import tracemalloc
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
-from corekit.adapters import MessageReceiver
+from corekit.adapters import Guarantee, MessageReceiver
 from corekit.clock import SYSTEM_CLOCK
 from corekit.managers.context import ManagerContext
 from corekit.managers.pub_sub import PubSubManager
@@ -34,7 +34,7 @@ RECORD = {"id": 12345, "type": "updated", "tags": ["a", "b"], "body": "x" * 200}
 class Sink:
     """Keeps nothing, or all, of what is published."""
 
-    guarantees = frozenset()
+    guarantees: frozenset[Guarantee] = frozenset()
 
     def __init__(self) -> None:
         self.receiver: MessageReceiver
