@@ -1,10 +1,13 @@
 """The suite for event queue adapters finds what it is there to find."""
 
+# ruff: noqa: A002 - the adapters' methods have a parameter `id`
+
 from __future__ import annotations
 
 import asyncio
 import itertools
 import logging
+from contextlib import suppress
 
 import pytest
 
@@ -20,7 +23,7 @@ CLAUSES = sorted(name for name in dir(EventQueueSuite) if name.startswith("test_
 
 
 def broken_clauses(adapter_class):
-    """The clauses that fail for adapters of *adapter_class*, without their `test_`."""
+    """Return the clauses that fail for adapters of *adapter_class*, without their `test_`."""
 
     class Suite(EventQueueSuite):
         virtual = True
@@ -47,7 +50,7 @@ def broken_clauses(adapter_class):
 
 
 class Faulty(MemoryEventQueue):
-    """A memory adapter whose consumers are of another class."""
+    """Return a memory adapter whose consumers are of another class."""
 
     consumer_class = MemoryConsumer
 
@@ -58,18 +61,18 @@ class Faulty(MemoryEventQueue):
 
 
 def with_consumer(**methods):
-    """A memory adapter whose consumers have some methods of their own."""
+    """Return a memory adapter whose consumers have some methods of their own."""
     consumer_class = type("Consumer", (MemoryConsumer,), methods)
     return type("Faulty", (Faulty,), {"consumer_class": consumer_class})
 
 
 def with_adapter(**methods):
-    """A memory adapter that has some methods of its own."""
+    """Return a memory adapter that has some methods of its own."""
     return type("Faulty", (MemoryEventQueue,), methods)
 
 
 def changed(**changes):
-    """A memory adapter that hands deliveries on with some fields changed."""
+    """Return a memory adapter that hands deliveries on with some fields changed."""
 
     def deliver(self):
         receive = self._receiver.deliveries
@@ -98,20 +101,20 @@ def changed(**changes):
     return with_consumer(_deliver=deliver)
 
 
-async def publish_without_delay(self, channel, id, payload, *, delay=0.0, dedup_id=None):
+async def _publish_without_delay(self, channel, id, payload, *, delay=0.0, dedup_id=None):
     return await MemoryEventQueue.publish(self, channel, id, payload, dedup_id=dedup_id)
 
 
-async def publish_duplicates(self, channel, id, payload, *, delay=0.0, dedup_id=None):
+async def _publish_duplicates(self, channel, id, payload, *, delay=0.0, dedup_id=None):
     return await MemoryEventQueue.publish(self, channel, id, payload, delay=delay)
 
 
-async def publish_new_id(self, channel, id, payload, *, delay=0.0, dedup_id=None):
+async def _publish_new_id(self, channel, id, payload, *, delay=0.0, dedup_id=None):
     await MemoryEventQueue.publish(self, channel, id, payload, delay=delay, dedup_id=dedup_id)
     return id
 
 
-async def publish_global_dedup(self, channel, id, payload, *, delay=0.0, dedup_id=None):
+async def _publish_global_dedup(self, channel, id, payload, *, delay=0.0, dedup_id=None):
     if dedup_id is not None:
         known = self.queues.__dict__.setdefault("global_dedup", {})
         if known.setdefault(dedup_id, id) != id:
@@ -121,18 +124,18 @@ async def publish_global_dedup(self, channel, id, payload, *, delay=0.0, dedup_i
     )
 
 
-async def publish_twice(self, channel, id, payload, *, delay=0.0, dedup_id=None):
+async def _publish_twice(self, channel, id, payload, *, delay=0.0, dedup_id=None):
     await MemoryEventQueue.publish(self, channel, id, payload, delay=delay)
     return await MemoryEventQueue.publish(
         self, channel, id, payload, delay=delay, dedup_id=dedup_id
     )
 
 
-async def publish_by_prefix(self, channel, id, payload, **options):
+async def _publish_by_prefix(self, channel, id, payload, **options):
     return await MemoryEventQueue.publish(self, channel[:28], id, payload, **options)
 
 
-async def publish_to_the_front(self, channel, id, payload, *, delay=0.0, dedup_id=None):
+async def _publish_to_the_front(self, channel, id, payload, *, delay=0.0, dedup_id=None):
     found = await MemoryEventQueue.publish(
         self, channel, id, payload, delay=delay, dedup_id=dedup_id
     )
@@ -142,60 +145,60 @@ async def publish_to_the_front(self, channel, id, payload, *, delay=0.0, dedup_i
     return found
 
 
-def release_to_the_end(self, delivery, *, started):
+def _release_to_the_end(self, delivery, *, started):
     message = self._taken.get(delivery.token)
     if message is not None:
         message.place = 10**9 + next(COUNTER)
     MemoryConsumer.release(self, delivery, started=started)
 
 
-def release_is_retry(self, delivery, *, started):
+def _release_is_retry(self, delivery, *, started):
     MemoryConsumer.retry(self, delivery, delay=0.0, error="")
 
 
-def release_is_uncounted(self, delivery, *, started):
+def _release_is_uncounted(self, delivery, *, started):
     MemoryConsumer.release(self, delivery, started=False)
 
 
-def release_is_a_death(self, delivery, *, started):
+def _release_is_a_death(self, delivery, *, started):
     MemoryConsumer.release(self, delivery, started=True)
 
 
-def retry_at_once(self, delivery, *, delay, error):
+def _retry_at_once(self, delivery, *, delay, error):
     MemoryConsumer.retry(self, delivery, delay=0.0, error=error)
 
 
-def retry_is_release(self, delivery, *, delay, error):
+def _retry_is_release(self, delivery, *, delay, error):
     message = self._taken.get(delivery.token)
     MemoryConsumer.retry(self, delivery, delay=delay, error=error)
     if message is not None:
         message.attempt -= 1
 
 
-def retry_keeps_deaths(self, delivery, *, delay, error):
+def _retry_keeps_deaths(self, delivery, *, delay, error):
     message = self._taken.get(delivery.token)
     MemoryConsumer.retry(self, delivery, delay=delay, error=error)
     if message is not None:
         message.deaths = delivery.deaths
 
 
-def bury_is_ack(self, delivery, *, error):
+def _bury_is_ack(self, delivery, *, error):
     MemoryConsumer.ack(self, delivery)
 
 
-def bury_without_error(self, delivery, *, error):
+def _bury_without_error(self, delivery, *, error):
     MemoryConsumer.bury(self, delivery, error="")
 
 
-def ack_is_release(self, delivery):
+def _ack_is_release(self, delivery):
     MemoryConsumer.release(self, delivery, started=False)
 
 
-def ack_later(self, delivery):
+def _ack_later(self, delivery):
     self._adapter._loop.call_later(0.02, MemoryConsumer.ack, self, delivery)
 
 
-def settle_again(self, delivery):
+def _settle_again(self, delivery):
     message = self._taken.pop(delivery.token, None)
     if message is not None:
         self._channel.in_flight -= 1
@@ -205,89 +208,87 @@ def settle_again(self, delivery):
     return gone.pop(delivery.token, None) if len(gone) else None
 
 
-def grant_at_least_ten(self, credit):
+def _grant_at_least_ten(self, credit):
     MemoryConsumer.grant(self, max(credit, 10))
 
 
-def grant_instead(self, credit):
+def _grant_instead(self, credit):
     with self._queues.lock:
         self._revoke()
     MemoryConsumer.grant(self, credit)
 
 
-def revoke_nothing(self):
+def _revoke_nothing(self):
     pass
 
 
-def take_all_turns(self, message):
+def _take_all_turns(self, message):
     MemoryConsumer.take(self, message)
     waiting = self._channel.waiting
     if self.credit and len(waiting) > 1 and waiting[-1] is self:
         waiting.rotate(1)
 
 
-async def close_and_keep(self):
+async def _close_and_keep(self):
     with self._queues.lock:
         self._revoke()
 
 
-async def close_and_drop(self):
+async def _close_and_drop(self):
     with self._queues.lock:
         self._taken.clear()
         self.end(died=False)
 
 
-async def close_as_dead(self):
+async def _close_as_dead(self):
     with self._queues.lock:
         self.end(died=True)
 
 
-async def close_and_go_on(self):
+async def _close_and_go_on(self):
     await asyncio.sleep(0.01)
     await MemoryConsumer.close(self)
 
 
-def end_uncounted(self, *, died):
+def _end_uncounted(self, *, died):
     MemoryEventQueue.end(self, died=False)
 
 
-async def adapter_close_and_keep(self):
+async def _adapter_close_and_keep(self):
     self._loop = None
 
 
-def check_nothing(self):
+def _check_nothing(self):
     pass
 
 
-async def newest_dead_letters(self, channel, limit):
+async def _newest_dead_letters(self, channel, limit):
     dead = await MemoryEventQueue.dead_letters(self, channel, 10_000)
     return dead[::-1][:limit]
 
 
-async def all_dead_letters(self, channel, limit):
+async def _all_dead_letters(self, channel, limit):
     return await MemoryEventQueue.dead_letters(self, channel, 10_000)
 
 
-async def dead_letters_without_attempts(self, channel, limit):
+async def _dead_letters_without_attempts(self, channel, limit):
     dead = await MemoryEventQueue.dead_letters(self, channel, limit)
     return [DeadMessage(d.id, d.payload, d.error, 1, d.died_at) for d in dead]
 
 
-async def requeue_quietly(self, channel, id):
-    try:
+async def _requeue_quietly(self, channel, id):
+    with suppress(BackendRefused):
         await MemoryEventQueue.requeue(self, channel, id)
-    except BackendRefused:
-        pass
 
 
-async def requeue_as_it_was(self, channel, id):
+async def _requeue_as_it_was(self, channel, id):
     message = self.queues.channel(channel).dead.get(id)
     attempt = message.attempt if message else 0
     await MemoryEventQueue.requeue(self, channel, id)
     message.attempt = attempt
 
 
-async def purge_the_living(self, channel):
+async def _purge_the_living(self, channel):
     found = self.queues.channel(channel)
     dead, found.dead = found.dead, {}
     count = await MemoryEventQueue.purge(self, channel)
@@ -295,7 +296,7 @@ async def purge_the_living(self, channel):
     return count
 
 
-async def purge_all(self, channel):
+async def _purge_all(self, channel):
     count = await MemoryEventQueue.purge(self, channel)
     for adapter in self.queues.adapters:
         for consumer in adapter.consumers:
@@ -305,7 +306,7 @@ async def purge_all(self, channel):
     return count
 
 
-async def stats_of_this_adapter(self, channel):
+async def _stats_of_this_adapter(self, channel):
     stats = await MemoryEventQueue.stats(self, channel)
     return QueueStats(
         stats.ready, stats.delayed, sum(len(c._taken) for c in self.consumers), stats.dead
@@ -343,23 +344,23 @@ FAULTS = {
         {"a_message_is_delivered"},
     ),
     "delays are ignored": (
-        with_adapter(publish=publish_without_delay),
+        with_adapter(publish=_publish_without_delay),
         {"delayed_messages_wait", "a_message_is_counted_where_it_is"},
     ),
     "duplicates are queued": (
-        with_adapter(publish=publish_duplicates),
+        with_adapter(publish=_publish_duplicates),
         {"duplicates_are_dropped"},
     ),
     "a duplicate gets its own id": (
-        with_adapter(publish=publish_new_id),
+        with_adapter(publish=_publish_new_id),
         {"duplicates_are_dropped"},
     ),
     "dedup ids are global": (
-        with_adapter(publish=publish_global_dedup),
+        with_adapter(publish=_publish_global_dedup),
         {"duplicates_are_told_by_channel"},
     ),
     "the last comes first": (
-        with_adapter(publish=publish_to_the_front),
+        with_adapter(publish=_publish_to_the_front),
         {
             "duplicates_are_dropped",
             "messages_come_in_order",
@@ -370,11 +371,11 @@ FAULTS = {
         },
     ),
     "released messages go to the end": (
-        with_consumer(release=release_to_the_end),
+        with_consumer(release=_release_to_the_end),
         {"released_messages_keep_their_place"},
     ),
     "a release is an attempt": (
-        with_consumer(release=release_is_retry),
+        with_consumer(release=_release_is_retry),
         {
             "a_retry_forgets_deaths",
             "released_messages_come_back",
@@ -382,19 +383,19 @@ FAULTS = {
         },
     ),
     "deaths are not counted": (
-        with_consumer(release=release_is_uncounted),
+        with_consumer(release=_release_is_uncounted),
         {"a_retry_forgets_deaths", "released_work_counts_as_a_death"},
     ),
     "every release is a death": (
-        with_consumer(release=release_is_a_death),
+        with_consumer(release=_release_is_a_death),
         {"released_messages_come_back"},
     ),
     "retries do not wait": (
-        with_consumer(retry=retry_at_once),
+        with_consumer(retry=_retry_at_once),
         {"a_retry_comes_after_its_delay", "a_waiting_retry_holds_up_nobody"},
     ),
     "retries are not counted": (
-        with_consumer(retry=retry_is_release),
+        with_consumer(retry=_retry_is_release),
         {
             "a_retry_comes_after_its_delay",
             "a_retry_forgets_deaths",
@@ -403,11 +404,11 @@ FAULTS = {
         },
     ),
     "a retry keeps the deaths": (
-        with_consumer(retry=retry_keeps_deaths),
+        with_consumer(retry=_retry_keeps_deaths),
         {"a_retry_forgets_deaths"},
     ),
     "there are no dead letters": (
-        with_consumer(bury=bury_is_ack),
+        with_consumer(bury=_bury_is_ack),
         {
             "a_message_is_counted_where_it_is",
             "buried_messages_are_kept",
@@ -418,11 +419,11 @@ FAULTS = {
         },
     ),
     "errors are not kept": (
-        with_consumer(bury=bury_without_error),
+        with_consumer(bury=_bury_without_error),
         {"buried_messages_are_kept"},
     ),
     "nothing is ever done": (
-        with_consumer(ack=ack_is_release),
+        with_consumer(ack=_ack_is_release),
         {
             "a_cut_connection_comes_back",
             "acknowledged_messages_are_gone",
@@ -434,89 +435,89 @@ FAULTS = {
         },
     ),
     "close forgets what was settled": (
-        with_consumer(ack=ack_later),
+        with_consumer(ack=_ack_later),
         {"closing_sends_settlements_first", "settling_twice_is_ignored"},
     ),
     "the last settlement wins": (
-        with_consumer(_settled=settle_again),
+        with_consumer(_settled=_settle_again),
         {"settling_twice_is_ignored"},
     ),
     "credit is a proposal": (
-        with_consumer(grant=grant_at_least_ten),
+        with_consumer(grant=_grant_at_least_ten),
         None,
     ),
     "a grant replaces the one before": (
-        with_consumer(grant=grant_instead),
+        with_consumer(grant=_grant_instead),
         {"credit_adds_up"},
     ),
     "credit cannot be taken back": (
-        with_consumer(revoke=revoke_nothing),
+        with_consumer(revoke=_revoke_nothing),
         {"revoked_credit_is_gone"},
     ),
     "one consumer has all turns": (
-        with_consumer(take=take_all_turns),
+        with_consumer(take=_take_all_turns),
         {"consumers_take_turns"},
     ),
     "a closed consumer keeps its messages": (
-        with_consumer(close=close_and_keep),
+        with_consumer(close=_close_and_keep),
         {"a_closed_consumer_gives_back", "a_closed_consumer_is_not_called"},
     ),
     "a closed consumer drops its messages": (
-        with_consumer(close=close_and_drop),
+        with_consumer(close=_close_and_drop),
         {"a_closed_consumer_gives_back", "a_closed_consumer_is_not_called"},
     ),
     "closing counts as a death": (
-        with_consumer(close=close_as_dead),
+        with_consumer(close=_close_as_dead),
         {"a_closed_consumer_gives_back"},
     ),
     "a closing consumer is called": (
-        with_consumer(close=close_and_go_on),
+        with_consumer(close=_close_and_go_on),
         {"a_closed_consumer_is_not_called"},
     ),
     "dying does not count": (
-        with_adapter(end=end_uncounted),
+        with_adapter(end=_end_uncounted),
         {"a_dead_consumer_counts"},
     ),
     "a closed adapter keeps its messages": (
-        with_adapter(close=adapter_close_and_keep),
+        with_adapter(close=_adapter_close_and_keep),
         {"a_closed_adapter_gives_back"},
     ),
     "a closed adapter works": (
-        with_adapter(_check_open=check_nothing),
+        with_adapter(_check_open=_check_nothing),
         {"a_closed_adapter_refuses"},
     ),
     "the newest dead letter comes first": (
-        with_adapter(dead_letters=newest_dead_letters),
+        with_adapter(dead_letters=_newest_dead_letters),
         {"dead_letters_come_oldest_first"},
     ),
     "the limit is ignored": (
-        with_adapter(dead_letters=all_dead_letters),
+        with_adapter(dead_letters=_all_dead_letters),
         {"dead_letters_come_oldest_first"},
     ),
     "dead letters forget their attempts": (
-        with_adapter(dead_letters=dead_letters_without_attempts),
+        with_adapter(dead_letters=_dead_letters_without_attempts),
         {"buried_messages_are_kept"},
     ),
     "an unknown dead letter is nothing": (
-        with_adapter(requeue=requeue_quietly),
+        with_adapter(requeue=_requeue_quietly),
         {"an_unknown_dead_letter_cannot_be_requeued"},
     ),
     "a requeued message keeps its attempts": (
-        with_adapter(requeue=requeue_as_it_was),
+        with_adapter(requeue=_requeue_as_it_was),
         {"requeued_messages_are_ordinary"},
     ),
-    "purging leaves the dead": (with_adapter(purge=purge_the_living), {"purging"}),
+    "purging leaves the dead": (with_adapter(purge=_purge_the_living), {"purging"}),
     "purging takes what is in flight": (
-        with_adapter(purge=purge_all),
+        with_adapter(purge=_purge_all),
         {"channels_are_independent", "purging"},
     ),
     "stats see one adapter": (
-        with_adapter(stats=stats_of_this_adapter),
+        with_adapter(stats=_stats_of_this_adapter),
         {"a_message_is_counted_where_it_is"},
     ),
-    "messages are queued twice": (with_adapter(publish=publish_twice), None),
+    "messages are queued twice": (with_adapter(publish=_publish_twice), None),
     "channels are told by their beginning": (
-        with_adapter(publish=publish_by_prefix),
+        with_adapter(publish=_publish_by_prefix),
         {"channels_are_independent", "duplicates_are_told_by_channel"},
     ),
 }

@@ -1,5 +1,7 @@
 """Event queues on virtual time, and an adapter that does what a test tells it."""
 
+# ruff: noqa: A002 - the adapter's methods have a parameter `id`
+
 from __future__ import annotations
 
 import asyncio
@@ -13,7 +15,7 @@ from corekit.config import BackendURL
 from corekit.managers.context import ManagerContext
 from corekit.managers.delivery import sealed
 from corekit.managers.event_queue import EventQueue
-from corekit.memory.event_queue import Queues, memory_event_queue
+from corekit.memory.event_queue import memory_event_queue
 from corekit.serialization import Serializer
 from corekit.testing.contexts import make_context
 from corekit.transactions import AfterCommit
@@ -57,13 +59,13 @@ class Source:
         return batch
 
     def outcome(self, delivery):
-        """What became of *delivery*: one tuple, or None."""
+        """Return what became of *delivery*: one tuple, or None."""
         found = [entry[1:] for entry in self.settled if entry[0] is delivery]
         assert len(found) <= 1, "settled twice"
         return found[0] if found else None
 
     def outcomes(self):
-        """What became of what, in order: (message id, how)."""
+        """Return what became of what, in order: (message id, how)."""
         return [(entry[0].id, entry[1]) for entry in self.settled]
 
     def grant(self, credit):
@@ -135,7 +137,7 @@ class Backend:
 
     async def point(self, name):
         self.calls.append(name)
-        while name in self.hangs:
+        while name in self.hangs:  # noqa: ASYNC110 - which hangs end is the test's to say
             await asyncio.sleep(1.0)
         failures = self.failures.get(name)
         if isinstance(failures, deque):
@@ -188,16 +190,19 @@ class Backend:
 
 @pytest.fixture
 def transaction():
+    """Return a transaction."""
     return Transaction()
 
 
 @pytest.fixture
 def backend():
+    """Return an adapter for one start."""
     return Backend()
 
 
 @pytest.fixture
 def make_backend():
+    """Return what makes adapters; it is given the guarantees that they lack."""
     return Backend
 
 
@@ -229,12 +234,5 @@ _hubs = itertools.count()
 
 @pytest.fixture
 def queue(make_queue):
+    """Return an event queue, not opened."""
     return make_queue()
-
-
-@pytest.fixture
-def queues(make_adapter):
-    """What the memory adapters share."""
-    queues = make_adapter().queues
-    assert isinstance(queues, Queues)
-    return queues

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+from contextlib import suppress
 
 import pytest
 
@@ -15,6 +16,7 @@ VARIABLE = contextvars.ContextVar("variable", default="unset")
 
 
 async def consuming(queue, backend, process, **options):
+    """Let *queue* consume, and return its consumer on *backend*."""
     await queue.open(backend)
     queue.subscribe("mail", process, **options)
     await queue.start_consuming()
@@ -22,6 +24,7 @@ async def consuming(queue, backend, process, **options):
 
 
 async def settled(source, delivery):
+    """Wait until *delivery* is settled, and return how."""
     await eventually(lambda: source.outcome(delivery) is not None, within=1000)
     return source.outcome(delivery)
 
@@ -78,12 +81,14 @@ async def test_raising_retries(queue, backend, clock):
 
 
 class BrokenError(Exception):
+    """It has no text."""
+
     def __str__(self):
         raise RuntimeError("no text")
 
 
-class Endless(BaseException):
-    pass
+class EndlessError(BaseException):
+    """It is no Exception."""
 
 
 @pytest.mark.parametrize(
@@ -95,7 +100,7 @@ class Endless(BaseException):
         (StopAsyncIteration(), "StopAsyncIteration"),
         (ExceptionGroup("two", [ValueError("a")]), "ExceptionGroup: two (1 sub-exception)"),
         (BrokenError(), "BrokenError: (its text cannot be had)"),
-        (Endless("x"), "Endless: x"),
+        (EndlessError("x"), "EndlessError: x"),
         (TimeoutError(), "TimeoutError"),
         (ValueError("y" * 10_000), "ValueError: yyy"),
         (ValueError("\udcff"), "ValueError: ?"),
@@ -216,10 +221,8 @@ async def test_a_handler_that_swallows_its_cancellation(queue, backend, clock, c
         started.append((message, clock.monotonic()))
         if message == "stubborn":
             while not end.is_set():
-                try:
+                with suppress(asyncio.CancelledError):
                     await end.wait()
-                except asyncio.CancelledError:
-                    pass
 
     source = await consuming(queue, backend, process)
     begin = clock.monotonic()

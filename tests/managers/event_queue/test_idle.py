@@ -25,6 +25,7 @@ class Gauge:
 
 
 async def consuming(queue, backend, process, idle, concurrency=4):
+    """Let *queue* consume, and return its consumer on *backend*."""
     await queue.open(backend)
     queue.subscribe("mail", process, idle=idle, concurrency=concurrency)
     await queue.start_consuming()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from unittest.mock import AsyncMock
 
@@ -20,10 +21,11 @@ from corekit.testing import eventually
 
 
 async def nothing(message, context):
-    pass
+    """Handle a message by doing nothing."""
 
 
 async def consuming(queue, backend, process=nothing, **options):
+    """Let *queue* consume, and return its consumer on *backend*."""
     await queue.open(backend)
     queue.subscribe("mail", process, **options)
     await queue.start_consuming()
@@ -31,6 +33,8 @@ async def consuming(queue, backend, process=nothing, **options):
 
 
 def sleeper(seconds, ends=None):
+    """Return a handler that sleeps and writes down how that ended."""
+
     async def process(message, context):
         try:
             await asyncio.sleep(seconds)
@@ -49,6 +53,8 @@ def sleeper(seconds, ends=None):
 
 
 class Callable:
+    """Gives a coroutine when called."""
+
     async def __call__(self, message, context):
         pass
 
@@ -359,10 +365,8 @@ async def test_draining_ends_though_a_handler_does_not(queue, backend, clock, ca
 
     async def process(message, context):
         while not end.is_set():
-            try:
+            with suppress(asyncio.CancelledError):
                 await end.wait()
-            except asyncio.CancelledError:
-                pass
 
     source = await consuming(queue, backend, process)
     (delivery,) = source.deliver("x", timeout=1000.0)
@@ -546,12 +550,12 @@ async def test_dead_letters_and_requeue(make_queue, make_adapter, clock):
 
     queue.subscribe("mail", process)
     await queue.start_consuming()
-    id = await queue.publish("mail", {"to": "a"}, max_retries=2)
+    message_id = await queue.publish("mail", {"to": "a"}, max_retries=2)
     await asyncio.sleep(60)
     (letter,) = await queue.dead_letters("mail")
-    assert (letter.id, letter.message, letter.error) == (id, {"to": "a"}, "ValueError: no")
+    assert (letter.id, letter.message, letter.error) == (message_id, {"to": "a"}, "ValueError: no")
     assert letter.attempts == 3
-    await queue.requeue("mail", id)
+    await queue.requeue("mail", message_id)
     await asyncio.sleep(60)
     assert attempts == [1, 2, 3, 1, 2, 3]
     assert (await queue.stats("mail")).dead == 1

@@ -9,6 +9,7 @@ from corekit.testing import eventually
 
 
 async def consuming(queue, backend, process, **options):
+    """Let *queue* consume, and return its consumer on *backend*."""
     await queue.open(backend)
     queue.subscribe("mail", process, **options)
     await queue.start_consuming()
@@ -16,6 +17,8 @@ async def consuming(queue, backend, process, **options):
 
 
 def handler(seconds, seen):
+    """Return a handler that takes `seconds[0]` and writes down what it got."""
+
     async def process(message, context):
         seen.append(message)
         wait = seconds[0]

@@ -31,17 +31,18 @@ from corekit.testing import eventually
 
 
 def envelope(backend, index=-1):
+    """Return what was published, opened."""
     return opened(Serializer(), backend.published[index][2])
 
 
 async def test_what_is_queued(queue, backend, clock):
     """The backend gets the full name, a new id, the sealed message, the delay and the dedup id."""
     await queue.open(backend)
-    id = await queue.publish(
+    message_id = await queue.publish(
         "mail", {"to": "a"}, timeout=timedelta(minutes=1), max_retries=3, delay=2, dedup_id="d"
     )
     channel, queued, _, delay, dedup_id = backend.published[0]
-    assert (channel, queued, delay, dedup_id) == ("shop/queue/mail", id, 2.0, "d")
+    assert (channel, queued, delay, dedup_id) == ("shop/queue/mail", message_id, 2.0, "d")
     assert envelope(backend) == (60.0, 3, 0.5, {"to": "a"})
     await queue.close()
 
@@ -214,13 +215,15 @@ async def test_after_the_commit(queue, backend, clock, transaction):
     """With a transaction the id returns at once; the message leaves after the commit, once."""
     await queue.open(backend)
     message = {"n": 1}
-    id = await queue.publish("mail", message, delay=3, dedup_id="d", transaction=transaction)
+    message_id = await queue.publish(
+        "mail", message, delay=3, dedup_id="d", transaction=transaction
+    )
     message["n"] = 2
     await asyncio.sleep(10)
     assert backend.published == []
     transaction.commit()
     await eventually(lambda: backend.published)
-    assert backend.published[0][1:2] + backend.published[0][3:] == (id, 3.0, "d")
+    assert backend.published[0][1:2] + backend.published[0][3:] == (message_id, 3.0, "d")
     assert envelope(backend).body == {"n": 1}
     await queue.close()
     assert len(backend.published) == 1
@@ -238,12 +241,12 @@ async def test_a_commit_in_another_thread(make_queue, backend, transaction):
     """The commit may return in any thread."""
     queue = make_queue()
     await queue.open(backend)
-    id = await queue.publish("mail", 1, transaction=transaction)
+    message_id = await queue.publish("mail", 1, transaction=transaction)
     thread = threading.Thread(target=transaction.commit)
     thread.start()
     await eventually(lambda: backend.published)
     thread.join()
-    assert backend.published[0][1] == id
+    assert backend.published[0][1] == message_id
     await queue.close()
 
 
@@ -253,10 +256,10 @@ async def test_a_backend_that_is_away_at_the_commit(queue, backend, clock, trans
         [BackendUnavailable("away"), OutcomeUnknown("lost"), BackendUnavailable("away")]
     )
     await queue.open(backend)
-    id = await queue.publish("mail", 1, transaction=transaction)
+    message_id = await queue.publish("mail", 1, transaction=transaction)
     transaction.commit()
     await eventually(lambda: backend.published, within=20)
-    assert [entry[1] for entry in backend.published] == [id]
+    assert [entry[1] for entry in backend.published] == [message_id]
     assert backend.calls.count("publish") == 4
     await queue.close()
 
@@ -265,11 +268,11 @@ async def test_a_backend_that_stays_away(queue, backend, clock, transaction, cap
     """After half a minute the message is given up, with an error that names channel and id."""
     backend.failures["publish"] = BackendUnavailable("away")
     await queue.open(backend)
-    id = await queue.publish("mail", "secret-payload", transaction=transaction)
+    message_id = await queue.publish("mail", "secret-payload", transaction=transaction)
     transaction.commit()
     await asyncio.sleep(60)
     assert "shop/queue/mail" in caplog.text
-    assert id in caplog.text
+    assert message_id in caplog.text
     assert "secret-payload" not in caplog.text
     await queue.close()
 
@@ -277,9 +280,9 @@ async def test_a_backend_that_stays_away(queue, backend, clock, transaction, cap
 async def test_a_commit_after_the_stop(queue, backend, clock, transaction, caplog):
     """A transaction that commits when the App has stopped leaves an error in the log."""
     await queue.open(backend)
-    id = await queue.publish("mail", 1, transaction=transaction)
+    message_id = await queue.publish("mail", 1, transaction=transaction)
     await queue.close()
     transaction.commit()
     await asyncio.sleep(1)
     assert backend.published == []
-    assert id in caplog.text
+    assert message_id in caplog.text
