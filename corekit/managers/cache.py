@@ -30,6 +30,8 @@ Coalesce = Literal["process", "cluster"]
 #: Stands for "not there": None and everything falsy are values.
 _MISSING: Any = object()
 
+_FOREVER = math.inf
+
 
 class Cache:
     """Values under keys, in a namespace of their own.
@@ -197,10 +199,14 @@ class Cache:
         Raises InvalidArgument if the call is part of a running load of the same key, and
         NotOpenError if the App is stopped meanwhile.
         """
-        load = self._load(fn, ttl, stale, coalesce)
+        _check_load(fn, coalesce)
+        lifetime = self._lifetime(ttl)
+        if stale is not None:
+            stale = seconds("stale", stale)
         value = self._peeked(key)
         if value is not _MISSING:
             return value
+        load = Load(fn, lifetime, stale, coalesce == "cluster")
         return await self._flights.get(names.checked("key", key), load)
 
     @overload
@@ -239,7 +245,10 @@ class Cache:
         """
         self._gate.check()
         key = names.checked("key", key)
-        load = self._load(fn, ttl, None, "process", is_cacheable)
+        _check_load(fn)
+        if is_cacheable is not None and not callable(is_cacheable):
+            raise InvalidType(f"is_cacheable must be a function, not {shown(is_cacheable)}")
+        load = Load(fn, self._lifetime(ttl), is_cacheable=is_cacheable)
         if not flag("use_cache", use_cache):
             return await load.call()
         return await self._flights.get(key, load)
@@ -260,7 +269,10 @@ class Cache:
 
         Decorating raises InvalidArgument for a field that is no parameter of the function.
         """
-        self._load(object, ttl, stale, coalesce)
+        _check_load(object, coalesce)
+        self._lifetime(ttl)
+        if stale is not None:
+            seconds("stale", stale)
         return cached_function(
             key, functools.partial(self.wrap, ttl=ttl, stale=stale, coalesce=coalesce)
         )
@@ -341,7 +353,7 @@ class Cache:
         except TypeError:  # unhashable: refused by the check of the key
             return _MISSING
         if type(entry) is Entry and (
-            entry.expires == math.inf or entry.expires > self._keyspace.now()
+            entry.expires == _FOREVER or entry.expires > self._keyspace.now()
         ):
             return entry.value
         return _MISSING
@@ -349,32 +361,17 @@ class Cache:
     def _lifetime(self, ttl: Seconds | None) -> float:
         return self._ttl if ttl is None else seconds("ttl", ttl, infinite=True)
 
-    def _load(
-        self,
-        function: Callable[..., Any],
-        ttl: Seconds | None,
-        stale: Seconds | None,
-        coalesce: Coalesce,
-        is_cacheable: Callable[[Any], Any] | None = None,
-    ) -> Load:
-        if not callable(function):
-            raise InvalidType(f"fn must be a function, not {shown(function)}")
-        if is_cacheable is not None and not callable(is_cacheable):
-            raise InvalidType(f"is_cacheable must be a function, not {shown(is_cacheable)}")
-        if coalesce not in ("process", "cluster"):
-            raise InvalidArgument(f'coalesce must be "process" or "cluster", not {shown(coalesce)}')
-        return Load(
-            function,
-            self._lifetime(ttl),
-            None if stale is None else seconds("stale", stale),
-            coalesce == "cluster",
-            is_cacheable,
-        )
-
     def _after_commit(
         self, transaction: Any, key: str, write: Callable[[], Awaitable[object]]
     ) -> None:
         self._outbox.defer(transaction, write, what=f"cache {self.name!r}, key {key!r}")
+
+
+def _check_load(function: object, coalesce: object = "process") -> None:
+    if not callable(function):
+        raise InvalidType(f"fn must be a function, not {shown(function)}")
+    if coalesce not in ("process", "cluster"):
+        raise InvalidArgument(f'coalesce must be "process" or "cluster", not {shown(coalesce)}')
 
 
 def _checked_keys(keys: Iterable[str]) -> list[str]:

@@ -74,16 +74,13 @@ class CacheManager:
         self._counters: dict[str, Counter] = {}
         definition = self._defined(names.CACHE, DEFAULT, DEFAULT, None, None, {})
         self._definitions[definition.what] = definition
-        self._caches = {DEFAULT: self._cache(DEFAULT, definition)}
+        #: The cache that is always there, usable while the App is started.
+        self.default = self._cache(DEFAULT, definition)
+        self._caches = {DEFAULT: self.default}
 
     def __repr__(self) -> str:
         state = "open" if self._gate.is_open else "closed"
         return f"<CacheManager {self._context.app!r} {state} {', '.join(self._definitions)}>"
-
-    @property
-    def default(self) -> Cache:
-        """The cache that is always there, usable while the App is started."""
-        return self._caches[DEFAULT]
 
     async def open(self, adapter: CacheAdapter) -> None:
         """Open *adapter*, which is new, as the App's own store, and the other stores in use.

@@ -63,21 +63,29 @@ class KeyTemplate:
             ) from None
         self._parameters = tuple(self._signature.parameters)
         self._format = self._positional(template).format
-        kinds = {parameter.kind for parameter in self._signature.parameters.values()}
-        #: How many positional arguments fill all parameters; -1 if that cannot be told by counting.
-        self._complete = (
-            len(self._parameters)
-            if kinds <= {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
-            else -1
-        )
+        #: The parameters with their defaults, if they can be filled without `Signature.bind`.
+        self._plain = _plain(self._signature)
 
     def __repr__(self) -> str:
         return f"<KeyTemplate {self._template!r}>"
 
     def key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
         """Return the key of a call; raises TypeError if the function cannot be called like that."""
-        if not kwargs and len(args) == self._complete:
-            return self._format(*args)
+        # Signature.bind takes ten times as long; it is asked where it is needed, also for errors.
+        if self._plain is not None and len(args) <= len(self._plain):
+            values = list(args)
+            left = len(kwargs)
+            for name, default in self._plain[len(args) :]:
+                if name in kwargs:
+                    values.append(kwargs[name])
+                    left -= 1
+                elif default is inspect.Parameter.empty:
+                    break
+                else:
+                    values.append(default)
+            else:
+                if not left:
+                    return self._format(*values)
         bound = self._signature.bind(*args, **kwargs)
         bound.apply_defaults()
         return self._format(*bound.arguments.values())
@@ -108,3 +116,11 @@ class KeyTemplate:
             )
         conversion = f"!{conversion}" if conversion else ""
         return f"{{{self._parameters.index(name)}{conversion}{':' + form if form else ''}}}"
+
+
+def _plain(signature: inspect.Signature) -> list[tuple[str, Any]] | None:
+    """Return parameters and defaults if each can be given by position and by name."""
+    parameters = signature.parameters.values()
+    if any(parameter.kind is not parameter.POSITIONAL_OR_KEYWORD for parameter in parameters):
+        return None
+    return [(parameter.name, parameter.default) for parameter in parameters]

@@ -45,7 +45,7 @@ _LONGEST_POLL = 0.25
 _CLAIMS = count(1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Load:
     """How a missing value is had, and what becomes of it."""
 

@@ -68,6 +68,7 @@ class MemorySpace:
         self._versions = hub.versions
         self._entries = hub.spaces.setdefault(name, _Entries())
         self._slots = self._entries.slots
+        self._touch = self._slots.move_to_end
         self._now = clock.monotonic
         self._max = limit
 
@@ -75,11 +76,11 @@ class MemorySpace:
         return f"<MemorySpace {self._name!r} entries={len(self._slots)} max={self._max}>"
 
     def peek(self, key: str) -> Any:
-        slot = self._slots.get(key)
-        if slot is None:
+        try:
+            self._touch(key)
+        except KeyError:
             return None
-        self._slots.move_to_end(key)
-        return slot.value
+        return self._slots[key].value
 
     async def get(self, key: str) -> Stored | None:
         slot = self._find(key)
@@ -124,14 +125,14 @@ class MemorySpace:
         if slot.deadline is not None and slot.deadline <= self._now():
             del self._slots[key]
             return None
-        self._slots.move_to_end(key)
+        self._touch(key)
         return slot
 
     def _write(self, key: str, value: Any, lifetime: float | None) -> None:
         now = self._now()
         deadline = None if lifetime is None else now + lifetime
         self._slots[key] = _Slot(value, next(self._versions), deadline)
-        self._slots.move_to_end(key)
+        self._touch(key)
         self._entries.sweep(now)
         if self._max is not None:
             while len(self._slots) > self._max:
