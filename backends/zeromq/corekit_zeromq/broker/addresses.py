@@ -54,7 +54,9 @@ class Endpoint:
         host, port = matched.groups()
         if port != "*" and not 0 <= int(port) <= 65535:
             raise BrokerRefused(exits.USAGE, f"the port of {text} must be 1 to 65535")
-        return cls(text, _resolve(text, host.strip("[]")), "*" if port in {"0", "*"} else port, None)
+        return cls(
+            text, _resolve(text, host.strip("[]")), "*" if port in {"0", "*"} else port, None
+        )
 
     @property
     def is_private(self) -> bool:
@@ -113,22 +115,20 @@ class SocketFile:
         return f"<SocketFile {str(self._path)!r} {'free' if self._lock is None else 'taken'}>"
 
     def take(self) -> None:
-        """Take the place; raises BrokerRefused if another broker has it, or something else is
-        there."""
+        """Take the place.
+
+        Raises BrokerRefused if another broker has it, or something else is there.
+        """
         lock = self._path.with_name(self._path.name + ".lock")
         try:
-            self._lock = os.open(
-                lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
-            )
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise BrokerRefused(exits.CANNOT_CREATE, f"cannot open {lock}: {error}") from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self.release()
-            raise BrokerRefused(
-                exits.IN_USE, f"another broker listens on {self._path}"
-            ) from error
+            raise BrokerRefused(exits.IN_USE, f"another broker listens on {self._path}") from error
         try:
             there = self._path.lstat()
         except FileNotFoundError:

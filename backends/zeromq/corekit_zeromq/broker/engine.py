@@ -31,6 +31,9 @@ logger = logging.getLogger("corekit.broker")
 #: What is said before a session exists is short: anything longer is not read.
 _LONGEST_HELLO = 4096
 
+#: A HELLO that is repeated on its connection sooner than this, in seconds, is not answered again.
+_GREETING = 0.5
+
 #: Connections without a session that are told so at most once a second, as many as are remembered.
 _STRANGERS = 1000
 
@@ -249,6 +252,12 @@ class Engine:
             )
             return
         session = self.sessions.find(id_, secret, user)
+        if (
+            session is not None
+            and session.route == route
+            and (self.now - session.greeted_at < _GREETING)
+        ):
+            return  # it was welcomed on this connection just now, and everything sent again
         if session is not None and not session.can_resume(received):
             self.end(session, died=True)
             session = None
@@ -259,6 +268,7 @@ class Engine:
                 self._reply(route, 0, (Reply.REFUSED, "backend_unavailable", f"broker: {text}"))
                 return
             session = self.sessions.begin(self.now, user, info, (id_, secret))
+        session.greeted_at = self.now
         self.sessions.attach(session, route, received if resumed else 0, self.now)
         if resumed:
             session.acknowledge(received)

@@ -10,8 +10,8 @@ from corekit.errors import BackendError, BackendRefused, CorekitError, InvalidAr
 
 from ..protocol import Op, Reply
 from . import fields
+from .consumer import Consumer, Held
 from .memory_handlers import memory_table
-from .queue import Consumer, Held
 from .sessions import Session, pack
 
 if TYPE_CHECKING:

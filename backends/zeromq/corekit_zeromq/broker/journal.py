@@ -3,52 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgpack
 
+from .records import ChannelRow, Head, Message, checksum
 from .schema import connect
 
 FILE = "journal.sqlite3"
-
-
-class Message(NamedTuple):
-    """A message as it is in the journal."""
-
-    seq: int
-    id: str
-    body: bytes
-    attempts: int
-    """How many attempts have failed."""
-
-    deaths: int
-    published_at: float
-    timed: bool
-    """Whether it has, or had, a time before which it was not to be delivered."""
-
-
-class Head(NamedTuple):
-    """What is known of a message without its body."""
-
-    channel: int
-    attempts: int
-    deaths: int
-    due: float | None
-    size: int
-
-
-class ChannelRow(NamedTuple):
-    """How a queue was left."""
-
-    id: int
-    name: str
-    messages: int
-    bytes: int
-    timed: int
-    dead: int
 
 
 class Counted(Protocol):
@@ -57,11 +21,6 @@ class Counted(Protocol):
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return messages, bytes, timed, dead, and the id of the channel."""
         ...
-
-
-def checksum(seq: int, id: str, body: bytes) -> int:  # noqa: A002 - the message's id
-    """Return the crc32 of what never changes in a message."""
-    return zlib.crc32(body, zlib.crc32(b"%d %s" % (seq, id.encode())))
 
 
 class Journal:
@@ -96,11 +55,7 @@ class Journal:
     def pending(self) -> bool:
         """Whether there is anything to commit."""
         return self._begun or bool(
-            self._inserts
-            or self._deletes
-            or self._postponed
-            or self._deaths
-            or self._changed
+            self._inserts or self._deletes or self._postponed or self._deaths or self._changed
         )
 
     # -- the transaction
@@ -123,8 +78,6 @@ class Journal:
 
     def close(self) -> None:
         """Close the file; what was not committed is forgotten."""
-        if self._begun:
-            self._db.execute("ROLLBACK")
         self._db.close()
 
     def _begin(self) -> sqlite3.Connection:
@@ -158,6 +111,10 @@ class Journal:
             db.executemany("DELETE FROM message WHERE seq=?", self._deletes)
             self._deletes.clear()
         return db
+
+    def _one(self, statement: str, parameters: tuple[object, ...]) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._write().execute(statement, parameters).fetchone()
+        return row
 
     # -- messages
 
@@ -232,20 +189,21 @@ class Journal:
         self, channel: int, after: tuple[float, int], count: int
     ) -> list[tuple[float, int, float]]:
         """Read (due, seq, delay) of delayed messages, the first due first, from behind *after*."""
-        return self._write().execute(
+        rows = self._write().execute(
             "SELECT due, seq, delay FROM message WHERE channel=?1 AND due>=?2 "
             "AND (due>?2 OR seq>?3) ORDER BY due, seq LIMIT ?4",
             (channel, *after, count),
-        ).fetchall()
+        )
+        return rows.fetchall()
 
     def count_due(self, channel: int, after: tuple[float, int], until: float) -> int:
         """Count the delayed messages behind *after* that are due at *until*."""
-        (count,) = self._write().execute(
+        row = self._one(
             "SELECT count(*) FROM message WHERE channel=?1 AND due>=?2 AND due<=?4 "
             "AND (due>?2 OR seq>?3)",
             (channel, *after, until),
-        ).fetchone()
-        return int(count)
+        )
+        return 0 if row is None else int(row[0])
 
     def clamp_due(self, channel: int, wall: float) -> None:
         """Let no message of *channel* be due later than its whole delay from *wall* on."""
@@ -256,10 +214,10 @@ class Journal:
 
     def message(self, seq: int) -> Message | None:
         """Read one message; None if it is damaged or not there."""
-        row = self._write().execute(
+        row = self._one(
             "SELECT id, body, attempts, deaths, published_at, due, crc FROM message WHERE seq=?",
             (seq,),
-        ).fetchone()
+        )
         if row is None:
             return None
         id_, body, attempts, deaths, published_at, due, crc = row
@@ -269,17 +227,18 @@ class Journal:
 
     def head(self, seq: int) -> Head | None:
         """Read what is known of a message without its body."""
-        row = self._write().execute(
-            "SELECT channel, attempts, deaths, due, length(body) FROM message WHERE seq=?", (seq,)
-        ).fetchone()
+        row = self._one(
+            "SELECT channel, attempts, deaths, due, length(body) FROM message WHERE seq=?",
+            (seq,),
+        )
         return None if row is None else Head(*row)
 
     def oldest(self, channel: int) -> float | None:
         """Return when the first message without delay was published."""
-        row = self._write().execute(
+        row = self._one(
             "SELECT published_at FROM message WHERE channel=? AND due IS NULL ORDER BY seq LIMIT 1",
             (channel,),
-        ).fetchone()
+        )
         return None if row is None else float(row[0])
 
     # -- dead letters
@@ -332,11 +291,15 @@ class Journal:
 
     def trim_dead(self, channel: int, count: int) -> int:
         """Remove the *count* oldest dead letters; return how many there were."""
-        return self._write().execute(
-            "DELETE FROM dead WHERE seq IN "
-            "(SELECT seq FROM dead WHERE channel=? ORDER BY seq LIMIT ?)",
-            (channel, count),
-        ).rowcount
+        return (
+            self._write()
+            .execute(
+                "DELETE FROM dead WHERE seq IN "
+                "(SELECT seq FROM dead WHERE channel=? ORDER BY seq LIMIT ?)",
+                (channel, count),
+            )
+            .rowcount
+        )
 
     # -- channels
 

@@ -204,7 +204,7 @@ def _serve(arguments: Sequence[str], program: str) -> int:
     try:
         return asyncio.run(_run(options))
     except BrokerRefused as error:
-        logger.critical("%s", error)  # noqa: TRY400 - the text says it all
+        logger.critical("%s", error)
         return error.status
 
 

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _NUMBER = 1 << 62
 
 
-def memory_table(engine: Engine) -> dict[int, tuple[Callable[[Session, list[Any]], None], int, bool]]:
+def memory_table(
+    engine: Engine,
+) -> dict[int, tuple[Callable[[Session, list[Any]], None], int, bool]]:
     """Return, by operation: the handler, the command's length, and whether it is a request."""
     handlers = MemoryHandlers(engine)
     return {

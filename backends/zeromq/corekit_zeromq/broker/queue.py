@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import logging
-import struct
 from collections import deque
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush, nsmallest
-from typing import TYPE_CHECKING, NamedTuple
 
-from .journal import ChannelRow, Head, Journal, Message
+from .consumer import TOKEN, Consumer, Held, read_token
+from .journal import Journal
 from .limits import Limits
-
-if TYPE_CHECKING:
-    from .sessions import Session
+from .records import ChannelRow, Head, Message
 
 logger = logging.getLogger("corekit.broker.queue")
 
 _BEFORE_ALL = (float("-inf"), 0)
 _BEHIND_ALL = (float("inf"), 0)
-
-#: What a token says: epoch, number of the delivery, seq, failed attempts, deaths.
-_TOKEN = struct.Struct(">QQQII")
-
-
-class Held(NamedTuple):
-    """A delivery in the hands of a consumer."""
-
-    seq: int
-    size: int
-    attempts: int
-    deaths: int
-    timed: bool
-
-
-class Consumer:
-    """A session's wish for messages of one queue, and what it holds of it."""
-
-    __slots__ = ("batch", "credit", "held", "number", "queue", "ready", "session")
-
-    def __init__(self, session: Session, number: int, queue: Queue) -> None:
-        self.session = session
-        self.number = number
-        self.queue = queue
-        self.credit = 0
-        self.held: dict[bytes, Held] = {}
-        self.batch: list[tuple[bytes, str, bytes, int, int, float]] = []
-        #: Whether it stands in the queue's ring.
-        self.ready = False
-
-    def __repr__(self) -> str:
-        return f"<Consumer {self.number} credit={self.credit} held={len(self.held)}>"
 
 
 class Memory:
@@ -66,7 +31,7 @@ class Memory:
 
 
 class Queue:
-    """The messages of one channel, in the order of their seq.
+    """The messages of one queue, in the order of their seq.
 
     While nobody consumes, all of them are on disk only, and the counts are all there is in memory.
     With consumers a window of them is in memory:
@@ -131,7 +96,11 @@ class Queue:
 
     def enlist(self, consumer: Consumer) -> None:
         """Put *consumer* into the ring if it may get messages."""
-        if consumer.credit and not consumer.ready:
+        if (
+            consumer.credit
+            and not consumer.ready
+            and consumer.session.outstanding <= self._limits.outstanding
+        ):
             consumer.ready = True
             self._ring.append(consumer)
 
@@ -218,9 +187,7 @@ class Queue:
         while len(taken) < count and room > 0:
             if not self._ready and self._backlog:
                 self._read_ready(count - len(taken))
-            if self._returned and (
-                not self._ready or self._returned[0][0] < self._ready[0].seq
-            ):
+            if self._returned and (not self._ready or self._returned[0][0] < self._ready[0].seq):
                 seq, _ = heappop(self._returned)
                 message = self._journal.message(seq)
                 if message is None:
@@ -240,8 +207,10 @@ class Queue:
         return taken
 
     def _read_ready(self, wanted: int) -> None:
-        """Read the next messages from the disk: a window of them, or just those *wanted* if the
-        memory for windows is used up."""
+        """Read the next messages from the disk: a window of them, or those *wanted*.
+
+        The latter once the memory for windows is used up.
+        """
         count, size = self._limits.window_count, self._limits.window_bytes
         if self._memory.left < size:
             count = min(count, wanted)
@@ -290,7 +259,7 @@ class Queue:
             return 0
         credit = sum(consumer.credit for consumer in ring)
         messages = self.take(min(quantum, credit))
-        pack = _TOKEN.pack
+        pack = TOKEN.pack
         for place, message in enumerate(messages):
             seq, id_, body, attempts, deaths, published_at, timed = message
             consumer = ring[0]
@@ -356,28 +325,21 @@ class Queue:
         self._aside.discard(held.seq)
         self._hold_back(due, held.seq)
 
-    def claim(self, token: bytes) -> tuple[int, Held] | None:
-        """Return epoch and delivery of a token of a former life, if the message is to be had."""
-        try:
-            epoch, _, seq, attempts, deaths = _TOKEN.unpack(token)
-        except struct.error:
+    def claim(self, token: bytes, epoch: int) -> Held | None:
+        """Take out the message that *token*, of a life other than *epoch*, is about.
+
+        None if it is not to be had.
+        """
+        claim = read_token(token)
+        if claim is None or claim.epoch == epoch:
             return None
-        if seq >= 1 << 63:
+        head = self._journal.head(claim.seq)
+        if head is None or head[:3] != (self.id, claim.attempts, claim.deaths):
             return None
-        head = self._journal.head(seq)
-        if head is None or (head.channel, head.attempts, head.deaths) != (
-            self.id, attempts, deaths,
-        ):  # fmt: skip
-            return None
-        if not self._withdraw(seq, head):
+        if not self._withdraw(claim.seq, head):
             return None
         self.in_flight += 1
-        return epoch, Held(seq, head.size, attempts, deaths, head.due is not None)
-
-    @staticmethod
-    def token(epoch: int, number: int, held: Held) -> bytes:
-        """Return the token of a delivery."""
-        return _TOKEN.pack(epoch, number, held.seq, held.attempts, held.deaths)
+        return Held(claim.seq, head.size, head.attempts, head.deaths, head.due is not None)
 
     def _withdraw(self, seq: int, head: Head) -> bool:
         """Take the message *seq* out, wherever it waits; False if it does not wait."""

@@ -7,11 +7,13 @@ from heapq import heappop, heappush, nlargest
 
 from corekit.errors import BackendRefused, QueueFull, StorageFull
 
+from .consumer import TOKEN, Consumer, Held
 from .data_directory import HighWater
 from .deduplication import Deduplication
-from .journal import ChannelRow, Journal, Message
+from .journal import Journal
 from .limits import Limits
-from .queue import Consumer, Held, Memory, Queue
+from .queue import Memory, Queue
+from .records import ChannelRow, Message
 from .sessions import Session
 
 logger = logging.getLogger("corekit.broker.queue")
@@ -28,8 +30,10 @@ _IDLE = 60.0
 
 
 class Queues:
-    """The queues by name. Times to come are kept on a scale of Unix seconds that cannot jump: the
-    wall clock at the start plus what has passed since.
+    """The queues by name.
+
+    Times to come are kept on a scale of Unix seconds that cannot jump: the wall clock at the start
+    plus what has passed since. `scaled` is a time on it.
     """
 
     def __init__(
@@ -73,9 +77,7 @@ class Queues:
 
     def _load(self, now: float, wall: float, *, set_back: bool) -> None:
         for row in self._journal.channels():
-            queue = self._queues[row.name] = Queue(
-                row, self._journal, self._limits, self._memory
-            )
+            queue = self._queues[row.name] = Queue(row, self._journal, self._limits, self._memory)
             if row.timed and set_back:
                 self._journal.clamp_due(row.id, wall)
             queue.used_at = now
@@ -199,12 +201,12 @@ class Queues:
 
     def claim(self, consumer: Consumer, token: bytes) -> bytes | None:
         """Give *consumer* a delivery of a former life; return its token, None if it is gone."""
-        claimed = consumer.queue.claim(token)
-        if claimed is None or claimed[0] == self._epoch:
+        held = consumer.queue.claim(token, self._epoch)
+        if held is None:
             return None
-        new = consumer.queue.token(self._epoch, self._delivery, claimed[1])
+        new = TOKEN.pack(self._epoch, self._delivery, held.seq, held.attempts, held.deaths)
         self._delivery += 1
-        consumer.held[new] = claimed[1]
+        consumer.held[new] = held
         return new
 
     # -- settling
@@ -246,9 +248,7 @@ class Queues:
         ready = queue.messages - queue.in_flight - delayed
         return ready, delayed, queue.in_flight, queue.dead
 
-    def dead_letters(
-        self, name: str, count: int
-    ) -> list[tuple[str, bytes, str, int, float]]:
+    def dead_letters(self, name: str, count: int) -> list[tuple[str, bytes, str, int, float]]:
         """Return the oldest dead letters, as many as one answer can hold."""
         queue = self._queues.get(name)
         if queue is None or not queue.dead:

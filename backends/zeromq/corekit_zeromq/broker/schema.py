@@ -145,9 +145,11 @@ def _create(connection: sqlite3.Connection) -> None:
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     (application,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if application == 0 and version == 0 and not connection.execute(
-        "SELECT 1 FROM sqlite_schema"
-    ).fetchone():
+    if (
+        application == 0
+        and version == 0
+        and not connection.execute("SELECT 1 FROM sqlite_schema").fetchone()
+    ):
         # The process died between creating the file and the first commit.
         _create(connection)
         return

@@ -158,13 +158,13 @@ class Authenticator:
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer the questions of the protected socket, in *loop*."""
         if self._socket is not None:
-            loop.add_reader(self._socket.fd, self.answer)
+            loop.add_reader(int(self._socket.fd), self.answer)
             self.answer()
 
     def stop(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer no more: from now on nobody gets in."""
         if self._socket is not None:
-            loop.remove_reader(self._socket.fd)
+            loop.remove_reader(int(self._socket.fd))
             self.close()
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class Authenticator:
     def answer(self) -> None:
         """Answer everything that was asked; also called regularly, should an edge be missed."""
         socket = self._socket
-        while socket is not None and socket.events & zmq.POLLIN:
+        while socket is not None and int(socket.events) & zmq.POLLIN:
             request = socket.recv_multipart(zmq.NOBLOCK)
             number = request[1] if len(request) > 1 else b""
             key = self._key_of(request)
@@ -188,8 +188,10 @@ class Authenticator:
 
     @staticmethod
     def _key_of(request: list[bytes]) -> str | None:
-        """Return the key in a ZAP request: version, number, domain, address, identity,
-        mechanism, key; None if it is another kind of request."""
+        """Return the key in a ZAP request, None if it is another kind of request.
+
+        Its parts are version, number, domain, address, identity, mechanism, key.
+        """
         if len(request) != 7 or request[0] != b"1.0" or request[2] != _DOMAIN:
             return None
         if request[5] != b"CURVE" or len(request[6]) != 32:

@@ -9,7 +9,6 @@ import logging
 import os
 import sqlite3
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,16 +25,9 @@ from .journal import Journal
 from .limits import Limits
 from .security import Authenticator
 from .transport import Transport
+from .turns import Turns
 
 logger = logging.getLogger("corekit.broker")
-
-#: Frames, and bytes, that are read in one turn before others get theirs.
-_TURN_FRAMES = 256
-_TURN_BYTES = 8 * 1024 * 1024
-
-#: The longest commit that the loop does itself, in seconds. Handing it to a thread costs more than
-#: a fast disk takes.
-_INLINE = 0.002
 
 
 class Broker:
@@ -76,7 +68,6 @@ class Broker:
         self._version = version
         self._clock = clock
         self._transport: Transport | None = None
-        self._failed = False
         self.addresses: list[str] = []
 
     def __repr__(self) -> str:
@@ -119,16 +110,9 @@ class Broker:
             self.addresses = transport.addresses
             undo.pop_all()
         self.stopped: asyncio.Future[int] = self._loop.create_future()
-        self._thread = ThreadPoolExecutor(1, "journal")
-        self._commit_time = 0.0
-        self._committing: asyncio.Future[None] | None = None
-        self._turn_is_due = False
-        self._alarm: asyncio.TimerHandle | None = None
         self._ticked_at = self._marked_at = self._last_client_at = self._clock.monotonic()
-        self._tick_is_due = False
-        self._loop.add_reader(self._transport.fileno(), self._wake)
+        self._turns = Turns(self._engine, self._journal, transport, self._clock, self._fail)
         self._tick()
-        self._wake()
         # What exists now stays: the collector need not look at it again.
         gc.freeze()
         logger.info("listening on %s, data in %s", self.addresses, self._directory.path)
@@ -165,22 +149,13 @@ class Broker:
             # ZAP looks at the handshake only: an open connection would go on.
             if not authenticator.allows(session.user):
                 self._engine.refuse(session, AuthenticationFailed("the key is no longer allowed"))
-        self._wake()
+        self._turns.wake()
 
     def _open_engine(self) -> None:
-        mark = self._directory.high_water()
         self._journal = Journal(self._directory.path, durable=self._durable)
         try:
-            behind = mark is not None and self._journal.meta("seq") < mark.seq
-            if mark is not None and behind:
-                text = (
-                    f"the journal in {self._directory.path} ends at message "
-                    f"{self._journal.meta('seq')}, but {mark.seq} was confirmed: it is an older "
-                    "copy, or its end was lost"
-                )
-                if self._strict:
-                    raise BrokerRefused(exits.CORRUPT, text)
-                logger.error("%s", text)
+            mark = self._directory.high_water()
+            self._compare(mark)
             self._engine = Engine(
                 self._journal,
                 self._limits,
@@ -200,6 +175,18 @@ class Broker:
             self._journal.close()
             raise
 
+    def _compare(self, mark: HighWater | None) -> None:
+        """Say so if the journal is behind what an earlier life had committed."""
+        if mark is None or self._journal.last >= mark.seq:
+            return
+        text = (
+            f"the journal in {self._directory.path} ends at message {self._journal.last}, but "
+            f"{mark.seq} was confirmed: it is an older copy, or its end was lost"
+        )
+        if self._strict:
+            raise BrokerRefused(exits.CORRUPT, text)
+        logger.error("%s", text)
+
     def stop(self) -> None:
         """Let `stopped` be set: whoever runs the broker closes it then."""
         if not self.stopped.done():
@@ -213,178 +200,29 @@ class Broker:
         transport = self._transport
         if transport is None:
             return
-        self._engine.closing = True
-        self._loop.remove_reader(transport.fileno())
-        self._ticker.cancel()
-        if self._alarm is not None:
-            self._alarm.cancel()
-        if self._committing is not None:
-            await asyncio.wait([self._committing])
-        if not self._failed:
-            self._turn()
-            if self._committing is not None:
-                await asyncio.wait([self._committing])
-            self._keep_high_water()
         self._transport = None
-        self.addresses = []
+        self._ticker.cancel()
+        await self._turns.close()
         if self._authenticator is not None:
             self._authenticator.stop(self._loop)
         transport.close()
-        self._thread.shutdown()
+        self._keep_high_water()
         self._journal.close()
         self._directory.close()
+        self.addresses = []
         gc.unfreeze()
         self.stop()
         logger.info("stopped")
 
     def _fail(self, error: Exception) -> None:
-        """Stop serving: memory and disk no longer agree, only a new start can help."""
         logger.critical("the journal failed, the broker ends: %s", error, exc_info=error)
-        self._failed = True
-        if self._transport is not None:
-            self._loop.remove_reader(self._transport.fileno())
         if not self.stopped.done():
             self.stopped.set_result(exits.IO_ERROR)
 
-    # -- turns
-
-    def _wake(self) -> None:
-        """Take a turn as soon as possible."""
-        if not self._turn_is_due:
-            self._turn_is_due = True
-            self._loop.call_soon(self._due_turn)
-
-    def _due_turn(self) -> None:
-        self._turn_is_due = False
-        if self._committing is None and not self._failed and self._transport is not None:
-            self._turn()
-
-    def _turn(self) -> None:
-        """Read what came in, carry it out, commit, and send what there is to say."""
-        transport = self._transport
-        if transport is None:
-            return
-        engine = self._engine
-        engine.begin(self._clock.monotonic(), self._clock.time())
-        more = self._drain(transport)
-        try:
-            if self._tick_is_due:
-                self._work_of_a_tick(engine.now, drained=not more)
-            engine.finish()
-            if not self._journal.pending:
-                self._send(transport)
-            elif self._commit_time <= _INLINE:
-                begun = self._clock.monotonic()
-                self._journal.commit()
-                self._measure(self._clock.monotonic() - begun)
-                self._send(transport)
-            else:
-                self._commit_in_thread(transport)
-                return
-        except sqlite3.Error as error:
-            self._fail(error)
-            return
-        self._plan(more=more)
-
-    def _commit_in_thread(self, transport: Transport) -> None:
-        """Commit while the loop goes on: it reads nothing meanwhile, but time passes for it."""
-        # What comes in waits in the socket, and becomes the next turn's batch. asyncio watches
-        # levels: without this it would call for a turn all the time.
-        self._loop.remove_reader(transport.fileno())
-        begun = self._clock.monotonic()
-        self._committing = self._loop.run_in_executor(self._thread, self._journal.commit)
-
-        def committed(commit: asyncio.Future[None]) -> None:
-            self._committing = None
-            error = commit.exception()
-            if isinstance(error, Exception):
-                self._fail(error)
-            elif self._transport is not None:
-                seconds = self._clock.monotonic() - begun
-                self._measure(seconds)
-                if seconds > self._limits.heartbeat:
-                    # What clients said meanwhile is not read yet.
-                    self._engine.sessions.extend(seconds)
-                self._send(self._transport)
-                if not self._engine.closing:
-                    self._loop.add_reader(self._transport.fileno(), self._wake)
-                    self._plan(more=True)
-
-        self._committing.add_done_callback(committed)
-
-    def _measure(self, seconds: float) -> None:
-        # Halves in about 20 commits: one slow commit does not change the way, a slow disk does.
-        self._commit_time += (seconds - self._commit_time) / 32
-
-    def _plan(self, *, more: bool) -> None:
-        """See to it that the next turn comes when there is something to do."""
-        if more or self._engine.queues.busy or (
-            self._transport is not None and self._transport.readable()
-        ):
-            self._wake()
-            return
-        alarm = self._engine.next_alarm()
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        if alarm is not None:
-            self._alarm = self._loop.call_at(
-                self._loop.time() + max(0.0, alarm - self._clock.monotonic()), self._wake
-            )
-
-    def _drain(self, transport: Transport) -> bool:
-        """Give the engine what came in, up to a turn's worth; return whether there may be more."""
-        engine = self._engine
-        size = 0
-        for _ in range(_TURN_FRAMES):
-            frame = transport.receive()
-            if frame is None:
-                return False
-            route, data, user = frame
-            size += len(data)
-            try:
-                engine.receive(route, data, user)
-            except sqlite3.Error as error:
-                self._fail(error)
-                return False
-            except Exception:
-                # A fault of ours; whoever provoked it loses its session, the others go on.
-                logger.exception("a frame of %d bytes could not be handled", len(data))
-                engine.drop(route)
-            if size > _TURN_BYTES:
-                break
-        return True
-
-    def _send(self, transport: Transport) -> None:
-        engine = self._engine
-        for route, data in engine.replies:
-            transport.send(route, data)
-        engine.replies.clear()
-        ready = engine.sessions.ready
-        for session in list(ready):
-            if session.route is None:
-                del ready[session]
-                continue
-            for number, data in session.untransmitted():
-                outcome = transport.send(session.route, data)
-                if outcome is None:
-                    # The connection has gone: the session waits for its next one.
-                    engine.sessions.detach(session)
-                    del ready[session]
-                    break
-                if not outcome:
-                    break  # full: it stays among those that are ready
-                session.transmitted = number
-            else:
-                session.spoke(engine.now)
-                del ready[session]
+    # -- what time asks for
 
     def _tick(self) -> None:
-        """Do what time asks for; also the safety net should an edge of the socket be missed."""
-        interval = min(0.1, self._limits.heartbeat / 4)
-        self._ticker = self._loop.call_later(interval, self._tick)
-        if self._failed or self._transport is None:
-            return
+        self._ticker = self._loop.call_later(min(0.1, self._limits.heartbeat / 4), self._tick)
         now = self._clock.monotonic()
         away = now - self._ticked_at
         self._ticked_at = now
@@ -394,20 +232,12 @@ class Broker:
             self._engine.sessions.extend(away)
         if self._authenticator is not None:
             self._authenticator.answer()
-        for route, frame in self._engine.heartbeats(now):
-            self._transport.send(route, frame)
-        self._tick_is_due = True
-        if self._committing is None:
-            self._turn()
-        self._check_idle(now)
-
-    def _work_of_a_tick(self, now: float, *, drained: bool) -> None:
-        self._tick_is_due = False
         self._check_space()
-        self._engine.tick(drained=drained)
+        self._turns.tick(now)
         if now - self._marked_at >= 1.0:
             self._marked_at = now
             self._keep_high_water()
+        self._check_idle(now)
 
     def _keep_high_water(self) -> None:
         """Keep how far the journal got; only what is committed counts."""

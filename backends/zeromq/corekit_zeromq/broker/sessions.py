@@ -14,11 +14,11 @@ import msgpack
 from ..protocol import FRAME_ALLOWANCE, Reply
 
 if TYPE_CHECKING:
+    from .consumer import Consumer
     from .journal import Journal
     from .limits import Limits
     from .locks import Lease, Waiter
     from .pub_sub import Subscription
-    from .queue import Consumer
 
 pack = msgpack.Packer(autoreset=True).pack
 
@@ -45,6 +45,7 @@ class Session:
         "consumers",
         "deadline",
         "ended",
+        "greeted_at",
         "id",
         "info",
         "lagging",
@@ -82,6 +83,7 @@ class Session:
         self.route: bytes | None = None
         """The connection that it has at the moment."""
         self.deadline = 0.0
+        self.greeted_at = 0.0
         self.spoke_at = 0.0
         self.received = 0
         """The last frame that came in."""

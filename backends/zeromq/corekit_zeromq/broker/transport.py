@@ -78,7 +78,8 @@ class Transport:
                 raise BrokerRefused(status, f"cannot listen on {address}: {error}") from error
             finally:
                 os.umask(umask)
-            self.addresses.append(self._socket.last_endpoint.rstrip(b"\0").decode())
+            bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+            self.addresses.append(bytes(bound).rstrip(b"\0").decode())
         if endpoint.path is not None:
             file.protect()
 
@@ -89,14 +90,15 @@ class Transport:
                 await self._authenticator.probe(address, self._context)
 
     def fileno(self) -> int:
-        """Return the descriptor that becomes readable when something *changed*: it is
-        edge-triggered, so `readable` has to be asked after each use of the socket.
+        """Return the descriptor that becomes readable when something *changed*.
+
+        It is edge-triggered: `readable` has to be asked after each use of the socket.
         """
         return int(self._socket.fd)
 
     def readable(self) -> bool:
         """Whether there is something to receive."""
-        return bool(self._socket.events & zmq.POLLIN)
+        return bool(int(self._socket.events) & zmq.POLLIN)
 
     def receive(self) -> tuple[bytes, bytes, str] | None:
         """Return connection, frame and key of the next frame, None if there is none now."""

@@ -1,0 +1,218 @@
+"""Turns of the broker's loop: read what came in, carry it out, commit, send."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from corekit.clock import Clock
+
+from .engine import Engine
+from .journal import Journal
+from .sessions import Session
+from .transport import Transport
+
+logger = logging.getLogger("corekit.broker")
+
+#: Frames, and bytes, that are read in one turn before others get theirs.
+_TURN_FRAMES = 256
+_TURN_BYTES = 8 * 1024 * 1024
+
+#: The longest commit that the loop does itself, in seconds. Handing it to a thread costs more than
+#: a fast disk takes.
+_INLINE = 0.002
+
+
+class Turns:
+    """Drives the engine. Everything that comes in while a turn commits is the next turn's batch.
+
+    *failed* is called when the journal fails: memory and disk no longer agree then, and only a new
+    start from the disk can help. No turn is taken after that.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        journal: Journal,
+        transport: Transport,
+        clock: Clock,
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._transport = transport
+        self._clock = clock
+        self._failed = failed
+        self._loop = asyncio.get_running_loop()
+        self._thread = ThreadPoolExecutor(1, "journal")
+        self._commit_time = 0.0
+        self._committing: asyncio.Future[None] | None = None
+        self._is_due = False
+        self._tick_is_due = False
+        self._ended = False
+        self._alarm: asyncio.TimerHandle | None = None
+        self._loop.add_reader(transport.fileno(), self.wake)
+        self.wake()
+
+    def __repr__(self) -> str:
+        state = "ended" if self._ended else "committing" if self._committing else "waiting"
+        return f"<Turns {state} commit_time={self._commit_time * 1000:.2f}ms>"
+
+    async def close(self) -> None:
+        """Take the last turn, unless the journal failed, and no more."""
+        self._loop.remove_reader(self._transport.fileno())
+        self._engine.closing = True
+        if self._committing is not None:
+            await asyncio.wait([self._committing])
+        if not self._ended:
+            self._turn()
+            if self._committing is not None:
+                await asyncio.wait([self._committing])
+        self._ended = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._thread.shutdown()
+
+    def wake(self) -> None:
+        """Take a turn as soon as possible."""
+        if not self._is_due:
+            self._is_due = True
+            self._loop.call_soon(self._due)
+
+    def _due(self) -> None:
+        self._is_due = False
+        if self._committing is None and not self._ended:
+            self._turn()
+
+    def tick(self, now: float) -> None:
+        """Do what time asks for; also the safety net should an edge of the socket be missed."""
+        if self._ended:
+            return
+        # Also while a slow disk commits: the clients must not take that for our death.
+        for route, frame in self._engine.heartbeats(now):
+            self._transport.send(route, frame)
+        self._tick_is_due = True
+        if self._committing is None:
+            self._turn()
+
+    def _fail(self, error: Exception) -> None:
+        self._ended = True
+        self._loop.remove_reader(self._transport.fileno())
+        self._failed(error)
+
+    def _turn(self) -> None:
+        engine = self._engine
+        engine.begin(self._clock.monotonic(), self._clock.time())
+        try:
+            more = self._drain()
+            if self._tick_is_due:
+                self._tick_is_due = False
+                engine.tick(drained=not more)
+            engine.finish()
+            if not self._journal.pending:
+                self._send()
+            elif self._commit_time <= _INLINE:
+                begun = self._clock.monotonic()
+                self._journal.commit()
+                self._measure(self._clock.monotonic() - begun)
+                self._send()
+            else:
+                self._commit_in_thread()
+                return
+        except sqlite3.Error as error:
+            self._fail(error)
+            return
+        self._plan(more=more)
+
+    def _commit_in_thread(self) -> None:
+        """Commit while the loop goes on: it reads nothing meanwhile, but time passes for it."""
+        # asyncio watches levels: without this, what waits would call for a turn all the time.
+        self._loop.remove_reader(self._transport.fileno())
+        begun = self._clock.monotonic()
+        self._committing = self._loop.run_in_executor(self._thread, self._journal.commit)
+
+        def committed(commit: asyncio.Future[None]) -> None:
+            self._committing = None
+            error = commit.exception()
+            if isinstance(error, Exception):
+                self._fail(error)
+                return
+            seconds = self._clock.monotonic() - begun
+            self._measure(seconds)
+            if seconds > self._engine.limits.heartbeat:
+                # What clients said meanwhile is not read yet: that is no silence of theirs.
+                self._engine.sessions.extend(seconds)
+            self._send()
+            if not self._engine.closing:
+                self._loop.add_reader(self._transport.fileno(), self.wake)
+                self._plan(more=True)
+
+        self._committing.add_done_callback(committed)
+
+    def _measure(self, seconds: float) -> None:
+        # Halves in about 20 commits: one slow commit does not change the way, a slow disk does.
+        self._commit_time += (seconds - self._commit_time) / 32
+
+    def _plan(self, *, more: bool) -> None:
+        """See to it that the next turn comes when there is something to do."""
+        if more or self._engine.queues.busy or self._transport.readable():
+            self.wake()
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        alarm = self._engine.next_alarm()
+        if alarm is not None:
+            delay = max(0.0, alarm - self._clock.monotonic())
+            self._alarm = self._loop.call_later(delay, self.wake)
+
+    def _drain(self) -> bool:
+        """Give the engine what came in, up to a turn's worth; return whether there may be more."""
+        size = 0
+        for _ in range(_TURN_FRAMES):
+            frame = self._transport.receive()
+            if frame is None:
+                return False
+            route, data, user = frame
+            try:
+                self._engine.receive(route, data, user)
+            except sqlite3.Error:
+                raise
+            except Exception:
+                # A fault of ours; whoever provoked it loses its session, the others go on.
+                logger.exception("a frame of %d bytes could not be handled", len(data))
+                self._engine.drop(route)
+            size += len(data)
+            if size > _TURN_BYTES:
+                break
+        return True
+
+    def _send(self) -> None:
+        """Send what the turn has to say; everything it depends on is committed."""
+        engine = self._engine
+        for route, data in engine.replies:
+            self._transport.send(route, data)
+        engine.replies.clear()
+        ready = engine.sessions.ready
+        for session in list(ready):
+            if self._transmit(session):
+                del ready[session]
+
+    def _transmit(self, session: Session) -> bool:
+        """Send the frames of *session*; False if its connection is full and it must wait."""
+        if session.route is None:
+            return True
+        for number, data in session.untransmitted():
+            sent = self._transport.send(session.route, data)
+            if sent is None:
+                # The connection has gone: the session waits for its next one.
+                self._engine.sessions.detach(session)
+                return True
+            if not sent:
+                return False
+            session.transmitted = number
+        session.spoke(self._engine.now)
+        return True
