@@ -311,7 +311,7 @@ class Subscription:
             held = self._held.get(key)
             if held is None:
                 last = float("inf") if max_wait is None else now + max_wait
-                self._held[key] = _Held(message, min(now + debounce, last), last)
+                self._held[key] = _Held(message, now + debounce, last)
             else:
                 held.due = min(now + debounce, held.last)
         if self._held and self._debounce_timer is None:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from .. import names
 from ..arguments import async_function
-from .channel import NOT_SELF, Channel
+from .channel import NOT_SELF
 from .pub_sub import PubSubManager
 from .subscription import GapHandler, Handler, Options
 
@@ -49,6 +49,7 @@ class SyncMessageManager:
 
     def __init__(self, pub_sub: PubSubManager) -> None:
         self._channels = pub_sub.channels
+        self._known = self._channels.known(names.SYNC)
 
     def __repr__(self) -> str:
         state = "open" if self._channels.gate.is_open else "closed"
@@ -81,10 +82,10 @@ class SyncMessageManager:
 
         The options, and what is raised, are those of `PubSubManager.subscribe`.
         """
-        known = self._channel(channel)
+        name = names.checked("channel", channel)
         async_function("handler", handler)
         options = Options.checked(debounce=debounce, max_wait=max_wait, on_gap=on_gap)
-        await self._channels.subscribe(known, handler, options)
+        await self._channels.subscribe(self._channels.channel(names.SYNC, name), handler, options)
 
     async def subscribe_plugin(self, plugin: Synced) -> None:
         """Subscribe *plugin* to the channel of its name, for `handle_sync_message` and `resync`.
@@ -94,15 +95,16 @@ class SyncMessageManager:
         lie between them. If it fails, messages go on, and it is called again after a second,
         then after two, four, at most 60. Raises what `subscribe` raises.
         """
-        known = self._channel(plugin.name)
+        name = names.checked("name", plugin.name)
         options = Options.checked(
             debounce=plugin.sync_debounce, max_wait=plugin.sync_max_wait, resync=plugin.resync
         )
-        await self._channels.subscribe(known, plugin.handle_sync_message, options)
+        await self._channels.subscribe(
+            self._channels.channel(names.SYNC, name), plugin.handle_sync_message, options
+        )
 
     async def unsubscribe(self, channel: str, handler: Handler) -> None:
         """Call *handler* no more for *channel*; see `PubSubManager.unsubscribe`."""
-        await self._channels.unsubscribe(self._channel(channel), handler)
-
-    def _channel(self, name: str) -> Channel:
-        return self._channels.channel(names.SYNC, names.checked("channel", name))
+        known = self._known.get(names.checked("channel", channel))
+        if known is not None:
+            await self._channels.unsubscribe(known, handler)

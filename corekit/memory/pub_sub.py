@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 
 from ..adapters import AdapterContext, Guarantee, MessageReceiver
 from ..config import BackendURL
@@ -64,8 +66,9 @@ class Feed:
 class Inbox:
     """What waits for one receiver, to be given to it in its own loop."""
 
-    def __init__(self, receiver: MessageReceiver) -> None:
+    def __init__(self, receiver: MessageReceiver, leave: Callable[[], None]) -> None:
         self._receiver = receiver
+        self._leave = leave
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[tuple[Feed, bytes]] = deque()
         self._scheduled = False
@@ -87,14 +90,18 @@ class Inbox:
                 loop.call_soon(self._deliver)
             else:
                 self._call_other_loop()
-        return len(waiting) >= _BATCH
+        if len(waiting) < _BATCH:
+            return False
+        if self._loop.is_closed():
+            # It ended without closing its adapter: nobody will ever take this.
+            self._leave()
+            waiting.clear()
+        return True
 
     def _call_other_loop(self) -> None:
-        try:
+        # A closed loop is found out when much waits for it.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver)
-        except RuntimeError:
-            # The loop ended without closing its adapter: nobody will ever listen again.
-            self._waiting.clear()
 
     def _deliver(self) -> None:
         self._scheduled = False
@@ -136,12 +143,11 @@ class MemoryPubSub:
         return f"<MemoryPubSub {state} channels={len(self._feeds)}>"
 
     async def open(self, receiver: MessageReceiver) -> None:
-        self._inbox = Inbox(receiver)
+        self._inbox = Inbox(receiver, self._leave)
 
     async def close(self) -> None:
         self._inbox = None
-        for channel in list(self._feeds):
-            self._drop(channel)
+        self._leave()
 
     async def publish(self, channel: str, payload: bytes) -> None:
         self._opened()
@@ -166,6 +172,10 @@ class MemoryPubSub:
         if self._inbox is None:
             raise NotOpenError("memory pub/sub is not open")
         return self._inbox
+
+    def _leave(self) -> None:
+        for channel in list(self._feeds):
+            self._drop(channel)
 
     def _drop(self, channel: str) -> None:
         feed = self._feeds.pop(channel, None)

@@ -180,13 +180,31 @@ async def test_other_options_release_what_is_held(cluster, clock):
 
 
 async def test_one_timer_for_all(cluster):
-    """However much is held, a subscription has one timer."""
+    """However much is held, a subscription has one timer, and none after its end."""
+
+    def timers():
+        return sum(not timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)
+
     async with cluster.wired() as (manager, wire):
-        await manager.subscribe("c", cluster.Log(), debounce=60)
-        loop = asyncio.get_running_loop()
-        before = len(loop._scheduled)
+        log, before = cluster.Log(), timers()
+        await manager.subscribe("c", log, debounce=60)
         wire.bring_bodies(*range(500))
-        assert len(loop._scheduled) == before + 1
+        assert timers() == before + 1
+        await manager.unsubscribe("c", log)
+        assert timers() == before
+
+
+async def test_messages_that_are_due_together(cluster, clock):
+    """What became due while the loop stood still is handled in the order in which it did."""
+    async with cluster.wired() as (manager, wire):
+        timed = Timed(clock)
+        await manager.subscribe("c", timed, debounce=1)
+        wire.bring_bodies("a", "b")
+        await asyncio.sleep(0.5)
+        wire.bring_bodies("a", start=3)
+        clock.jump(10)
+        await asyncio.sleep(1)
+        assert [message for _, message in timed.calls] == ["b", "a"]
 
 
 @settings(max_examples=60, deadline=None)

@@ -400,6 +400,27 @@ async def test_a_handler_runs_in_the_context_of_its_subscription(cluster):
         assert seen == ["subscribing", "subscribing"]
 
 
+async def test_the_context_is_kept_across_restarts(cluster):
+    """After a restart handlers still run in the context in which they were subscribed."""
+    variable = contextvars.ContextVar("variable", default="unset")
+    seen = []
+
+    async def looking(message):
+        seen.append(variable.get())
+
+    manager = cluster.manager()
+    variable.set("subscribing")
+    await manager.subscribe("c", looking)
+    variable.set("opening")
+    for _ in range(2):
+        wire = cluster.Wire()
+        await manager.open(wire)
+        wire.bring(1)
+        await asyncio.sleep(1)
+        await manager.close()
+    assert seen == ["subscribing", "subscribing"]
+
+
 @pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12")
 async def test_eager_tasks(cluster):
     """A task that runs at once, inside the adapter's call, changes nothing."""

@@ -286,6 +286,18 @@ async def test_a_failed_publish_is_a_gap_for_others_only(cluster):
     await other.close()
 
 
+async def test_a_gap_before_a_message_for_others_is_told(cluster):
+    """What is missing before a message that is not for this instance may have been for it."""
+    async with cluster.wired() as (manager, wire):
+        log = cluster.Log()
+        await manager.subscribe("c", log, on_gap=log.gap)
+        batch = [cluster.sealed(1), cluster.sealed(3, audience=2), cluster.sealed(4)]
+        wire.receiver.messages("shop/channel/c", batch)
+        wire.receiver.messages("shop/channel/c", [cluster.sealed(6, audience=3)])
+        await eventually(lambda: len(log.messages) == 4)
+        assert log.messages == [1, gap_of(), 4, gap_of()]
+
+
 async def test_listening_again_begins_anew(cluster):
     """What was published while nobody listened is no gap for who comes later."""
     async with cluster.running("a", "b") as (a, b):

@@ -146,6 +146,19 @@ async def test_publishers_in_several_threads():
             assert mine == [b"%s %d" % (name, n) for n in range(3000)]
 
 
+async def test_a_publisher_that_never_pauses_lets_others_run(monkeypatch):
+    """Publishing in a loop gives way before what waits overflows."""
+    monkeypatch.setattr("corekit.memory.pub_sub._LIMIT", 300)
+    here = Process(MemoryPubSub(Exchange()))
+    await here.adapter.open(here)
+    await here.adapter.subscribe("c")
+    for n in range(5000):
+        await here.adapter.publish("c", b"%d" % n)
+    await eventually(lambda: b"4999" in here.payloads("c"))
+    assert here.arrived["c"] == [b"%d" % n for n in range(5000)]
+    await here.adapter.close()
+
+
 async def test_a_loop_that_stands_still(monkeypatch):
     """What waits for a blocked loop is bounded: the oldest go, and the gap is told."""
     monkeypatch.setattr("corekit.memory.pub_sub._LIMIT", 1000)
@@ -166,7 +179,7 @@ async def test_a_loop_that_stands_still(monkeypatch):
 
 
 async def test_a_loop_that_ended_without_closing():
-    """Publishing to an adapter whose loop is gone is no error."""
+    """Publishing to an adapter whose loop is gone is no error, and is forgotten in the end."""
     exchange = Exchange()
 
     async def leaving():
@@ -178,7 +191,10 @@ async def test_a_loop_that_ended_without_closing():
     here = Process(MemoryPubSub(exchange))
     await here.adapter.open(here)
     await here.adapter.subscribe("c")
-    for n in range(10):
+    (gone, _) = exchange.subscribers["c"]
+    for n in range(1000):
         await here.adapter.publish("c", b"%d" % n)
-    await eventually(lambda: len(here.payloads("c")) == 10)
+    await eventually(lambda: len(here.payloads("c")) == 1000)
+    assert len(exchange.subscribers["c"]) == 1
+    assert repr(gone.inbox) == "<Inbox waiting=0>"
     await here.adapter.close()
