@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass
@@ -63,7 +63,17 @@ class Load:
 class _Flight:
     """One running load of one key, and how it ended."""
 
-    __slots__ = ("claim", "error", "key", "owner", "task", "traceback", "value", "waiters")
+    __slots__ = (
+        "awaited",
+        "claim",
+        "error",
+        "key",
+        "owner",
+        "task",
+        "traceback",
+        "value",
+        "waiters",
+    )
 
     def __init__(self, key: str) -> None:
         self.key = key
@@ -73,6 +83,8 @@ class _Flight:
         self.owner = False
         self.task: asyncio.Task[None]
         self.waiters = 0
+        #: The loads that this one waits for at the moment.
+        self.awaited: list[_Flight] = []
         self.value: Any = None
         self.error: BaseException | None = None
         self.traceback: TracebackType | None = None
@@ -86,16 +98,25 @@ class _Flight:
         self.error = error
         self.traceback = error.__traceback__
 
+    def waits_for(self, others: Collection[_Flight]) -> bool:
+        """Tell whether this load is, or waits for, one of *others*."""
+        return self in others or any(flight.waits_for(others) for flight in self.awaited)
+
     async def wait(self) -> Any:
         """Return the value, or raise the error, once the load has ended.
 
         A waiter that is cancelled leaves the load and the other waiters alone.
         """
+        inside = _INSIDE.get()
         self.waiters += 1
+        if inside:
+            inside[-1].awaited.append(self)
         try:
             await asyncio.wait((self.task,))
         finally:
             self.waiters -= 1
+            if inside:
+                inside[-1].awaited.remove(self)
         if self.error is not None:
             # All waiters raise one object: without this each would add its own frames to it.
             raise self.error.with_traceback(self.traceback)
@@ -140,7 +161,7 @@ class SingleFlight:
         if entry is not None and entry.expires > now:
             return entry.value
         flight = self._flights.get(key)
-        if flight is not None and flight in _INSIDE.get():
+        if flight is not None and flight.waits_for(_INSIDE.get()):
             raise InvalidArgument(
                 f"cache {self._cache!r}: {key!r} is wrapped inside its own load, which would wait "
                 "for itself"
@@ -180,7 +201,7 @@ class SingleFlight:
             flight.fail(error)
         except BaseException as error:
             flight.fail(error)
-            if not isinstance(error, Exception):
+            if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             if not flight.waiters:
                 logger.warning(

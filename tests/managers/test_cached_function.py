@@ -62,7 +62,11 @@ async def test_variable_arguments():
 @pytest.mark.parametrize("args", [(), (1, 2, 3), (1, 2, 3, 4)])
 async def test_calls_that_cannot_be(args):
     """A call that the function would not take raises TypeError and asks for no key."""
-    decorated = cached_function("{a}", wrap)(lambda a, b: a)
+
+    async def hit(key, function):
+        raise AssertionError(key)
+
+    decorated = cached_function("{a}", hit)(lambda a, b: a)
     with pytest.raises(TypeError):
         await decorated(*args)
     with pytest.raises(TypeError):

@@ -75,6 +75,7 @@ class RemoteCache(MemoryCache):
         self.faults = faults
 
     async def open(self):
+        await asyncio.sleep(0)
         await self.faults.point("open")
 
     async def close(self):

@@ -90,6 +90,13 @@ async def test_concurrent_counting(shop):
         assert sorted(told) == list(range(1, 401))
 
 
+async def test_counters_line_up(remote):
+    """Those that count at once in one process do not spoil each other's attempts."""
+    async with remote.cache() as cache:
+        await asyncio.gather(*(cache.increment("key") for _ in range(100)))
+        assert remote.faults.calls["swap"] <= 200
+
+
 async def test_counters(shop):
     """A counter has its own keys, is 0 where nothing was counted, and can be reset."""
     async with shop.running("a", "b") as (one, two):

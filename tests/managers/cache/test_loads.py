@@ -71,7 +71,7 @@ async def test_the_loaded_value_has_a_ttl(shop, loader):
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), asyncio.CancelledError(), GeneratorExit()])
-async def test_a_failure_reaches_every_waiter(shop, loader, error):
+async def test_a_failure_reaches_every_waiter(shop, loader, error, caplog):
     """Every waiting call raises what the function raised; nothing is stored."""
     async with shop.cache() as cache:
         load = loader().hold()
@@ -85,6 +85,7 @@ async def test_a_failure_reaches_every_waiter(shop, loader, error):
                 task.result()
             assert caught.value is error or task.cancelled()
         assert load.calls == 1
+        assert not caplog.records
         assert await cache.keys() == []
         assert await cache.wrap("key", loader("later")) == "later"
 
@@ -94,6 +95,22 @@ async def test_stop_iteration(shop):
     async with shop.cache() as cache:
         with pytest.raises(RuntimeError, match="StopIteration"):
             await asyncio.wait_for(cache.wrap("key", lambda: next(iter([]))), 5)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_the_end_of_the_process(shop, error):
+    """KeyboardInterrupt and SystemExit from a load end the process, as from anywhere."""
+
+    async def load():
+        await asyncio.sleep(1)
+        raise error
+
+    async def main():
+        async with shop.cache() as cache:
+            await cache.wrap("key", load)
+
+    with pytest.raises(error):
+        shop.clock.run(main())
 
 
 async def test_waiters_do_not_share_a_traceback(shop, loader):
@@ -222,10 +239,12 @@ async def test_what_is_loaded_after_a_delete_is_new(shop, loader):
             await deleter.delete("key")
             after = [asyncio.create_task(one.default.wrap("key", new)) for _ in range(5)]
             await eventually(lambda new=new: new.calls)
-            new.release()
-            assert await asyncio.gather(*after) == ["new"] * 5
             old.release()
             assert await before == "old"
+            after.append(asyncio.create_task(one.default.wrap("key", new)))
+            await asyncio.sleep(1)
+            new.release()
+            assert await asyncio.gather(*after) == ["new"] * 6
             assert await one.default.get("key") == "new"
             assert new.calls == 1
             await one.default.reset()
@@ -261,6 +280,25 @@ async def test_two_instances_load_at_once(shop, loader):
         first.release()
         assert await a == "first"
         assert await one.default.get("key") == "second"
+
+
+async def test_a_failure_leaves_the_other_instances_claim(shop, loader):
+    """When both load, the failure of one does not end the claim of the other."""
+    async with shop.running("a", "b", "c") as (one, two, three):
+        first, second, third = loader("first").hold(), loader().hold(), loader("third")
+        a = asyncio.create_task(one.default.wrap("key", first))
+        await eventually(lambda: first.calls)
+        b = asyncio.create_task(two.default.wrap("key", second))
+        await eventually(lambda: second.calls)
+        second.error = KeyError("x")
+        second.release()
+        with pytest.raises(KeyError):
+            await b
+        c = asyncio.create_task(three.default.wrap("key", third, coalesce="cluster"))
+        await asyncio.sleep(5)
+        first.release()
+        assert await asyncio.gather(a, c) == ["first", "first"]
+        assert third.calls == 0
 
 
 async def test_instances_do_not_starve_each_other(shop):
@@ -302,6 +340,31 @@ async def test_wrapping_inside_its_own_load(shop):
         assert await cache.wrap("key", other) == 6
 
 
+async def test_loads_that_would_wait_for_each_other(shop):
+    """Two loads that wrap each other's keys do not wait for ever: the second to ask fails."""
+    async with shop.running("a") as (manager,):
+        one = manager.default
+        two = await manager.create_cache("two")
+        both = asyncio.Barrier(2)
+
+        async def first():
+            await both.wait()
+            return await two.wrap("key", lambda: 2)
+
+        async def second():
+            await both.wait()
+            return await one.wrap("key", lambda: 1)
+
+        waiting = [
+            asyncio.create_task(one.wrap("key", first)),
+            asyncio.create_task(two.wrap("key", second)),
+        ]
+        await asyncio.wait_for(asyncio.wait(waiting), 5)
+        for task in waiting:
+            with pytest.raises(InvalidArgument, match="inside its own load"):
+                task.result()
+
+
 async def test_a_task_that_outlives_its_load(shop, loader):
     """A task that a load started may wrap the key once the load has ended."""
     async with shop.cache() as cache:
@@ -340,7 +403,8 @@ async def test_loads_end_with_the_app(shop, loader):
         load.held = False
         # The claims were given back: nobody waits for loads that have ended.
         before = shop.clock.monotonic()
-        assert await manager.default.wrap("key", load, coalesce="cluster") == load.calls
+        for key in ("key", "other", "third"):
+            await manager.default.wrap(key, load, coalesce="cluster")
         assert shop.clock.monotonic() - before < 1
 
 
@@ -385,6 +449,20 @@ async def test_long_loads_keep_their_claim(shop, loader):
         load.release()
         assert await waiting == "value"
         assert await cache.get("key") == "value"
+
+
+async def test_renewing_ends_with_the_load(remote, loader):
+    """When a load has ended, however long it took, the store hears no more of it."""
+    async with remote.cache() as cache:
+        for length in (0.1, 30):
+            load = loader("value").hold()
+            waiting = asyncio.create_task(cache.wrap(f"key {length}", load))
+            await asyncio.sleep(length)
+            load.release()
+            await waiting
+            calls = remote.faults.calls.copy()
+            await asyncio.sleep(60)
+            assert remote.faults.calls == calls
 
 
 async def test_nothing_is_left_of_a_load(shop, loader):
@@ -454,6 +532,15 @@ async def test_without_the_cache(shop, loader):
         assert await cache.wrap_with_condition("key", loader("new")) == "cached"
 
 
+async def test_others_need_not_wait_for_what_is_not_stored(shop):
+    """A load whose value is not stored gives its key back at once."""
+    async with shop.running("a", "b") as (one, two):
+        before = shop.clock.monotonic()
+        await one.default.wrap_with_condition("key", lambda: 1, is_cacheable=lambda _: False)
+        assert await two.default.wrap("key", lambda: 2, coalesce="cluster") == 2
+        assert shop.clock.monotonic() - before < 1
+
+
 async def test_conditional_loads_are_shared(shop, loader):
     """Concurrent conditional misses run the function once, whatever the condition says."""
     async with shop.cache() as cache:
@@ -518,6 +605,17 @@ async def test_only_wrap_sees_the_old_value(shop, loader):
         assert await cache.wrap("key", load, 10, stale=1) == "new"
         shop.clock.jump(12)
         assert await cache.wrap("key", load, 10) == "newer"
+
+
+async def test_what_was_not_meant_to_be_served_old(shop):
+    """A value that was written without `stale` is not served after its ttl."""
+    async with shop.cache() as cache:
+        await cache.set("key", "set", 0.1)
+        shop.clock.jump(0.2)
+        assert await cache.wrap("key", lambda: "new", stale=60) == "new"
+        await cache.wrap("short", lambda: "old", 0.1, stale=0.1)
+        shop.clock.jump(0.3)
+        assert await cache.wrap("short", lambda: "new", stale=60) == "new"
 
 
 async def test_the_stale_time_ends(shop, loader):
@@ -604,10 +702,15 @@ async def test_the_next_instance_loads_after_a_failure(shop, loader):
         assert shop.clock.monotonic() - before < 0.5
 
 
-@pytest.mark.parametrize("skew", [0, 3600, -3600])
-async def test_a_dead_instance_is_taken_over(shop, loader, skew):
-    """Ten seconds after an instance died another loads, however wrong its wall clock is."""
+@pytest.mark.parametrize(
+    ("skew", "stale"), [(0, None), (3600, None), (-3600, None), (0, 9999), (3600, 9999)]
+)
+async def test_a_dead_instance_is_taken_over(shop, loader, skew, stale):
+    """Ten seconds after an instance died another loads, however wrong its wall clock was."""
     async with shop.running("a", "b") as (one, two):
+        if stale:
+            await one.default.wrap("key", loader("old"), 0.1, stale=stale)
+            shop.clock.jump(0.2)
         shop.clock.jump_wall(skew)
         held = loader("lost").hold()
         lost = asyncio.create_task(one.default.wrap("key", held, coalesce="cluster"))
@@ -615,9 +718,8 @@ async def test_a_dead_instance_is_taken_over(shop, loader, skew):
         # As if the process were gone: nothing renews, stores or gives back.
         one.default._keyspace.space = None
         shop.clock.jump_wall(-skew)
-        load = loader("value")
         before = shop.clock.monotonic()
-        assert await two.default.wrap("key", load, coalesce="cluster") == "value"
+        assert await two.default.wrap("key", loader("value"), coalesce="cluster") == "value"
         took = shop.clock.monotonic() - before
         assert took < 11
         if skew == 0:
@@ -633,9 +735,14 @@ async def test_a_load_that_was_taken_over_does_not_store(shop, loader):
         a = asyncio.create_task(one.default.wrap("key", paused, coalesce="cluster"))
         await eventually(lambda: paused.calls)
         shop.clock.jump(11)
-        assert await two.default.wrap("key", loader("new"), coalesce="cluster") == "new"
+        new = loader("new").hold()
+        b = asyncio.create_task(two.default.wrap("key", new, coalesce="cluster"))
+        await eventually(lambda: new.calls)
         paused.release()
         assert await a == "old"
+        assert await one.default.get("key", "missing") == "missing"
+        new.release()
+        assert await b == "new"
         assert await one.default.get("key") == "new"
 
 
@@ -655,6 +762,7 @@ async def test_a_cluster_refreshes_once(shop, loader):
         assert await calls[0]() == "old"
         await eventually(lambda: load.calls == 2)
         assert [await calls[1]() for _ in range(10)] == ["old"] * 10
+        assert len(two.default._flights) == 0
         assert load.calls == 2
         load.release()
         await asyncio.sleep(1)

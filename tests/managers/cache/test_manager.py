@@ -290,8 +290,14 @@ def test_starting_again(shop):
     manager.register_store("other", "memory://again")
     made = {}
 
+    async def several(name):
+        # So many at once that they wait for each other.
+        manager.register_store(name, f"memory://{name}")
+        await asyncio.gather(*(manager.create_cache(name, store=name) for _ in range(5)))
+
     async def first():
         await manager.open(shop.adapter())
+        await several("early")
         made["other"] = await manager.create_cache("other", store="other", ttl=60)
         made["counter"] = await manager.create_counter("hits")
         made["cached"] = manager.default.cached("f:{x}")(lambda x: x + 1)
@@ -303,6 +309,7 @@ def test_starting_again(shop):
 
     async def second():
         await manager.open(shop.adapter())
+        await several("late")
         assert await manager.create_cache("other", store="other", ttl=60) is made["other"]
         assert manager.get_cache("other") is made["other"]
         assert await manager.default.get("key") == "default"

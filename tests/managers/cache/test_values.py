@@ -13,6 +13,7 @@ from corekit.errors import (
     InvalidType,
     SerializationError,
 )
+from corekit.serialization import Serializer
 
 BAD_KEYS = [
     ("", InvalidName),
@@ -36,6 +37,18 @@ BAD_TTLS = [
     (timedelta.max, InvalidArgument),
     (True, InvalidType),
     ("10", InvalidType),
+]
+#: What others might have written; the last three look like entries, but for one field.
+JUNK = [
+    b"",
+    b"junk",
+    b"\x93\x01\x02",
+    5,
+    None,
+    "x",
+    Serializer().seal(("soon", 0.0, None, 0.0), 1),
+    Serializer().seal((math.inf, 0.0, 5, 0.0), 1),
+    Serializer().seal((math.inf, None, None, 0.0), 1),
 ]
 
 
@@ -290,7 +303,7 @@ async def test_reset_removes_everything(shop):
 async def test_unreadable_entries_are_missing(shop, caplog):
     """What others wrote under a key counts as missing: one log line, and it can be overwritten."""
     async with shop.cache() as cache:
-        for junk in (b"", b"junk", b"\x93\x01\x02", b"\x96\x01\x01\x02\x03\x04\x05", 5, None, "x"):
+        for junk in JUNK:
             for key in ("get", "add", "count", "wrap", "field"):
                 await shop.space().set(key, junk, None)
             assert await cache.get("get", "missing") == "missing"
