@@ -23,6 +23,8 @@ CHANNEL = "channel"
 SYNC = "sync"
 QUEUE = "queue"
 LOCK = "lock"
+LEADER = "leader"
+INSTANCE = "instance"
 
 #: Stands in the application's place for names that several applications share. Application names
 #: are never empty, so it meets none of them.

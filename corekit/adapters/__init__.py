@@ -31,6 +31,7 @@ from .event_queue import (
 )
 from .guarantees import Guarantee
 from .lock import Grant, LockAdapter
+from .membership import Member, MembershipAdapter
 from .pub_sub import MessageReceiver, PubSubAdapter
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "Guarantee",
     "LocalCacheSpace",
     "LockAdapter",
+    "Member",
+    "MembershipAdapter",
     "MessageReceiver",
     "PubSubAdapter",
     "QueueStats",

@@ -11,6 +11,7 @@ from weakref import ref
 from .. import arguments
 from ..adapters import Grant
 from ..errors import BackendError, LockLost, NotOpenError
+from .guard import Guard
 
 if TYPE_CHECKING:
     from .critical_section import CriticalSection
@@ -104,6 +105,11 @@ class Lease:
             elif self._end is None:
                 self.watch()
         return self._lost
+
+    @property
+    def guard(self) -> Guard:
+        """A guard for writes that must happen only while this lease's token is the newest."""
+        return Guard(self.grant.name, self.token)
 
     async def extend(self, ttl: float | timedelta) -> None:
         """Hold the lock for *ttl* seconds from now on, which may be less than is left.

@@ -9,16 +9,19 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from types import FunctionType
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 
 from .. import arguments, names
-from ..adapters import LockAdapter
-from ..errors import InvalidType, LockNotAcquired, LockTimeout
+from ..adapters import LockAdapter, MembershipAdapter
+from ..errors import ConfigurationError, InvalidType, LockNotAcquired, LockTimeout
 from ..lifecycle import Gate
 from .context import ManagerContext
 from .critical_section import CriticalSection
+from .leader import Election
 from .lease import Lease
 from .lock_session import LockSession
+from .membership import PresenceFormat
+from .renewal import Renewal
 
 logger = logging.getLogger("corekit.lock")
 
@@ -45,6 +48,8 @@ class LockManager:
     def __init__(self, context: ManagerContext) -> None:
         self._clock = context.clock
         self._prefix = names.full(context.app, names.LOCK) + "/"
+        self._leaders = names.full(context.app, names.LEADER) + "/"
+        self._presence = PresenceFormat(context)
         self._gate = Gate("the lock manager")
         self._session: LockSession | None = None
         self._warned = False
@@ -90,7 +95,7 @@ class LockManager:
         """
         seconds = self._ttl(ttl)
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
-        lease = await self._acquire(names.checked("key", key), seconds, limit)
+        lease = await self._acquire(self._name(key), key, seconds, limit)
         if lease is None:
             raise LockTimeout(f"lock {key!r} was not free within {limit:g} s")
         return lease
@@ -104,7 +109,7 @@ class LockManager:
         """
         seconds = self._ttl(ttl)
         limit = arguments.seconds("timeout", timeout, zero=True)
-        lease = await self._acquire(names.checked("key", key), seconds, limit)
+        lease = await self._acquire(self._name(key), key, seconds, limit)
         if lease is None:
             raise LockNotAcquired(f"lock {key!r} is held by another")
         return lease
@@ -132,7 +137,7 @@ class LockManager:
         """
         seconds = self._ttl(ttl)
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
-        acquire = partial(self._acquire_in_time, names.checked("key", key), seconds, limit)
+        acquire = partial(self._acquire_in_time, self._name(key), key, seconds, limit)
         return CriticalSection(acquire, seconds if arguments.flag("renew", renew) else None)
 
     @overload
@@ -176,6 +181,70 @@ class LockManager:
             result = call(lease)
             return await result if inspect.isawaitable(result) else result
 
+    def leader(self, key: str, ttl: float | timedelta = 10) -> Election:
+        """Return the election of the leader for *key*, among all instances of the application.
+
+        A leader that dies is followed after at most *ttl* seconds (or the backend's least). Keys of
+        leaders and of locks are apart. Raises InvalidArgument, InvalidType, InvalidName.
+        """
+        name = self._leaders + names.escaped(names.checked("key", key))
+        return Election(self, self._presence, self._clock, name, self._ttl(ttl))
+
+    # What follows is for the managers of leaders and instances, with full names and checked values.
+
+    @property
+    def keeps_members(self) -> bool:
+        """Whether the manager is open on a backend that is a `MembershipAdapter`."""
+        return self._session is not None and self._session.membership is not None
+
+    def membership(self) -> MembershipAdapter:
+        """Return the open adapter; raises ConfigurationError if it cannot keep members."""
+        session = self._opened()
+        if session.membership is None:
+            raise ConfigurationError(
+                f"the lock backend ({session.adapter!r}) cannot tell who holds what: leaders and "
+                "instances need another one, such as lock='memory://' or lock='etcd://...'"
+            )
+        return session.membership
+
+    async def hold(
+        self, name: str, ttl: float, wait: float | None, value: Callable[[], bytes]
+    ) -> Lease | None:
+        """Own *name* like `acquire`, and show there what *value* returns then."""
+        membership = self.membership()
+        lease = await self._acquire(name, name, ttl, wait)
+        if lease is not None:
+            try:
+                shown = await membership.announce(lease.grant, value())
+            except BaseException:
+                await lease.release()
+                raise
+            if not shown:
+                lease.expire()
+                lease.lose("the backend ended it at once")
+                raise lease.loss()
+        return lease
+
+    async def keep(self, lease: Lease, ttl: float) -> NoReturn:
+        """Renew *lease* until it is lost, then raise LockLost; release it if cancelled."""
+        renewal = Renewal(lease, ttl, lease.session.renewals)
+        try:
+            await lease.lost.wait()
+        finally:
+            renewal.stop()
+            await lease.release()
+        raise lease.loss()
+
+    def _name(self, key: str) -> str:
+        return self._prefix + names.escaped(names.checked("key", key))
+
+    def _opened(self) -> LockSession:
+        session = self._session
+        if session is None:
+            raise self._gate.refusal()
+        self._gate.check()
+        return session
+
     def _ttl(self, ttl: float | timedelta) -> float:
         seconds = arguments.seconds("ttl", ttl)
         if seconds > _DAY and not self._warned:
@@ -187,18 +256,14 @@ class LockManager:
             )
         return seconds
 
-    async def _acquire_in_time(self, key: str, ttl: float, wait: float | None) -> Lease:
-        lease = await self._acquire(key, ttl, wait)
+    async def _acquire_in_time(self, name: str, key: str, ttl: float, wait: float | None) -> Lease:
+        lease = await self._acquire(name, key, ttl, wait)
         if lease is None:
             raise LockTimeout(f"lock {key!r} was not free within {wait:g} s")
         return lease
 
-    async def _acquire(self, key: str, ttl: float, wait: float | None) -> Lease | None:
-        session = self._session
-        if session is None:
-            raise self._gate.refusal()
-        self._gate.check()
-        name = self._prefix + names.escaped(key)
+    async def _acquire(self, name: str, key: str, ttl: float, wait: float | None) -> Lease | None:
+        session = self._opened()
         held = session.leases.get(name)
         if held is not None and held.is_mine:
             raise LockNotAcquired(f"lock {key!r} is held by this very task, as {held!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from ..adapters import Grant, Guarantee, LockAdapter
+from ..adapters import Grant, Guarantee, LockAdapter, MembershipAdapter
 from ..clock import Clock
 from ..errors import BackendError, NotOpenError
 from ..lifecycle import Gate
@@ -24,6 +24,7 @@ class LockSession:
 
     def __init__(self, adapter: LockAdapter, clock: Clock, gate: Gate) -> None:
         self.adapter = adapter
+        self.membership = adapter if isinstance(adapter, MembershipAdapter) else None
         self.clock = clock
         self.monotonic = clock.monotonic
         self.gate = gate

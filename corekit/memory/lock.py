@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-from asyncio import _get_running_loop
 from collections import OrderedDict
+from collections.abc import AsyncGenerator
+from operator import attrgetter
 
-from ..adapters import AdapterContext, Grant, Guarantee, LockAdapter
+from ..adapters import AdapterContext, Grant, Guarantee, LockAdapter, Member
 from ..config import BackendURL
 from ..errors import NotOpenError
 from .hub import hub
+from .membership import Showcase
+from .signal import Signal
 
 #: The number of held names from which on those whose time is over are looked for.
 _FEW = 64
@@ -18,34 +20,23 @@ _FEW = 64
 
 def memory_lock(url: BackendURL, context: AdapterContext) -> LockAdapter:
     """Return locks that all Apps of this process with this URL share, in whatever loop they run."""
+    url.refuse_other_options("copy", "max", "max_messages")
     return MemoryLock(hub(url, context, LockHub), context)
 
 
 class _Waiter:
-    """A call that waits for a name; it sleeps until `wake`, or until its `alarm`."""
+    """A call that waits for a name."""
 
-    __slots__ = ("adapter", "alarm", "grant", "loop", "name", "ttl", "woken")
+    __slots__ = ("adapter", "alarm", "grant", "name", "signal", "ttl")
 
     def __init__(self, adapter: MemoryLock, name: str, ttl: float) -> None:
         self.adapter = adapter
         self.name = name
         self.ttl = ttl
-        self.loop = asyncio.get_running_loop()
-        self.woken = asyncio.Event()
+        self.signal = Signal()
         self.grant: Grant | None = None
         #: When it looks again by itself, because the holder's time is over then.
         self.alarm = 0.0
-
-    def wake(self) -> bool:
-        """Let the call look again; False if its loop was closed, so that nobody waits any more."""
-        if _get_running_loop() is self.loop:
-            self.woken.set()
-            return True
-        try:
-            self.loop.call_soon_threadsafe(self.woken.set)
-        except RuntimeError:
-            return False
-        return True
 
 
 class LockHub:
@@ -63,6 +54,7 @@ class LockHub:
         self._grants: dict[str, Grant] = {}
         #: Who waits for a name, in the order of arrival: a set from which any goes at once.
         self._queues: dict[str, OrderedDict[_Waiter, None]] = {}
+        self._showcase = Showcase()
         self._token = 0
         self._sweep_at = _FEW
 
@@ -125,6 +117,8 @@ class LockHub:
             extended = Grant(grant.name, grant.token, ttl, now, grant.owner)
             self._grants[grant.name] = extended
             self._alert(grant.name)
+            if grant.name in self._showcase:
+                self._showcase.touch(grant.name)
             return extended
 
     def release(self, grant: Grant, now: float) -> None:
@@ -141,18 +135,50 @@ class LockHub:
                 if held.owner is adapter:
                     self._pass_on(name, now)
 
+    def show(self, grant: Grant, value: bytes, now: float) -> bool:
+        """Show *value* while the grant lasts; False if it has ended."""
+        with self._mutex:
+            held = self._grants.get(grant.name)
+            if held is None or held.token != grant.token or held.since + held.ttl <= now:
+                return False
+            self._showcase.show(grant.name, value)
+            return True
+
+    def members(self, prefix: str, now: float) -> tuple[list[Member], float | None]:
+        """Return what is shown under *prefix*, and when the first of it will end."""
+        with self._mutex:
+            shown = [
+                (self._grants[name], value) for name, value in self._showcase.under(prefix).items()
+            ]
+        live = [(grant, value) for grant, value in shown if grant.since + grant.ttl > now]
+        members = [Member(grant.name, grant.token, value) for grant, value in live]
+        members.sort(key=attrgetter("token"))
+        return members, min((grant.since + grant.ttl for grant, _ in live), default=None)
+
+    def watch(self, prefix: str) -> Signal:
+        """Return a signal that is woken by each change under *prefix*, until `unwatch`."""
+        with self._mutex:
+            return self._showcase.watch(prefix)
+
+    def unwatch(self, watcher: Signal) -> None:
+        """Wake *watcher* no more."""
+        with self._mutex:
+            self._showcase.unwatch(watcher)
+
     def _end(self, name: str) -> float:
         held = self._grants[name]
         return held.since + held.ttl
 
     def _pass_on(self, name: str, now: float) -> bool:
         """Give *name* to its longest waiter; False if there is none, and then it is free."""
+        if name in self._showcase:
+            self._showcase.hide(name)
         queue = self._queues.get(name)
         while queue:
             waiter, _ = queue.popitem(last=False)
             self._token += 1
             waiter.grant = Grant(name, self._token, waiter.ttl, now, waiter.adapter)
-            if waiter.wake():
+            if waiter.signal.wake():
                 self._grants[name] = waiter.grant
                 self._alert(name)
                 return True
@@ -167,7 +193,7 @@ class LockHub:
         if queue:
             first = next(iter(queue))
             if first.alarm > self._end(name):
-                first.wake()
+                first.signal.wake()
 
     def _sweep(self, now: float) -> None:
         for name, held in list(self._grants.items()):
@@ -192,6 +218,7 @@ class MemoryLock:
         self._hub = hub
         self._clock = context.clock
         self._waiters: set[_Waiter] = set()
+        self._watchers: set[Signal] = set()
         self._closed = False
 
     def __repr__(self) -> str:
@@ -205,7 +232,9 @@ class MemoryLock:
             return
         self._closed = True
         for waiter in self._waiters:
-            waiter.wake()
+            waiter.signal.wake()
+        for watcher in self._watchers:
+            watcher.wake()
         self._hub.release_all(self, self._clock.monotonic())
 
     async def acquire(self, name: str, ttl: float, wait: float | None) -> Grant | None:
@@ -224,6 +253,33 @@ class MemoryLock:
 
     async def release(self, grant: Grant) -> None:
         self._hub.release(grant, self._clock.monotonic())
+
+    async def announce(self, grant: Grant, value: bytes) -> bool:
+        if self._closed:
+            raise self._refusal()
+        return self._hub.show(grant, value, self._clock.monotonic())
+
+    async def members(self, prefix: str) -> list[Member]:
+        if self._closed:
+            raise self._refusal()
+        return self._hub.members(prefix, self._clock.monotonic())[0]
+
+    async def watch(self, prefix: str) -> AsyncGenerator[list[Member], None]:
+        watcher = self._hub.watch(prefix)
+        self._watchers.add(watcher)
+        last = None
+        try:
+            while not self._closed:
+                members, end = self._hub.members(prefix, self._clock.monotonic())
+                if members != last:
+                    last = members
+                    yield members
+                else:
+                    await watcher.sleep(end)
+            raise self._refusal()
+        finally:
+            self._watchers.discard(watcher)
+            self._hub.unwatch(watcher)
 
     async def _wait(self, name: str, ttl: float, wait: float | None) -> Grant | None:
         waiter = _Waiter(self, name, ttl)
@@ -247,12 +303,7 @@ class MemoryLock:
             if deadline is not None and self._clock.monotonic() >= deadline:
                 break
             alarm = waiter.alarm if deadline is None else min(waiter.alarm, deadline)
-            timer = waiter.loop.call_at(alarm, waiter.woken.set)
-            try:
-                await waiter.woken.wait()
-            finally:
-                timer.cancel()
-            waiter.woken.clear()
+            await waiter.signal.sleep(alarm)
             self._hub.review(waiter, self._clock.monotonic())
         if self._closed:
             raise self._refusal()

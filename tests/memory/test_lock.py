@@ -14,10 +14,20 @@ from corekit.memory.lock import LockHub, MemoryLock, memory_lock
 from corekit.testing import eventually
 from corekit.testing.contexts import make_context
 from corekit.testing.lock import LockSuite
+from corekit.testing.membership import MembershipSuite
 
 
 class TestMemoryLock(LockSuite):
     """Every clause of the contract."""
+
+    virtual = True
+
+    def make_adapter(self):
+        return memory_lock(BackendURL.parse("memory://suite"), make_context(clock=self.clock))
+
+
+class TestMemoryMembership(MembershipSuite):
+    """Every clause of the contract of membership."""
 
     virtual = True
 

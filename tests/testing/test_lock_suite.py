@@ -378,7 +378,7 @@ class Keeper(MemoryLock):
     async def close(self):
         self._closed = True
         for waiter in self._waiters:
-            waiter.wake()
+            waiter.signal.wake()
 
 
 def test_closing_without_releasing():

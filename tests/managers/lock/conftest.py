@@ -55,6 +55,9 @@ class Backend(MemoryLock):
     async def release(self, grant):
         await self._point("release", grant)
 
+    async def announce(self, grant, value):
+        return await self._point("announce", grant, value)
+
     def hang(self, method):
         """Let *method* wait, from now on, before it does anything; return what lets it go."""
         self.hanging[method] = asyncio.Event()
@@ -84,9 +87,13 @@ class Locks:
         self.clock = clock
         self.hub = LockHub()
 
-    def manager(self, app="shop"):
+    def context(self, app="shop", instance="a"):
+        """Return the context of the managers of one instance."""
+        return ManagerContext(app, instance, self.clock, Serializer(), AfterCommit())
+
+    def manager(self, app="shop", instance="a"):
         """Return a manager that is not opened."""
-        return LockManager(ManagerContext(app, "a", self.clock, Serializer(), AfterCommit()))
+        return LockManager(self.context(app, instance))
 
     def backend(self, kind=Backend):
         return kind(self.hub, make_context(clock=self.clock))
@@ -94,7 +101,7 @@ class Locks:
     @asynccontextmanager
     async def running(self, *apps):
         """Open one manager for each of *apps*."""
-        managers = [self.manager(app) for app in apps]
+        managers = [self.manager(app, f"{app}-{number}") for number, app in enumerate(apps)]
         for manager in managers:
             await manager.open(self.backend())
         try:

@@ -1,0 +1,54 @@
+"""What holders of names show, inside one process."""
+
+from __future__ import annotations
+
+from .signal import Signal
+
+
+def covers(prefix: str, name: str) -> bool:
+    """Tell whether *name* is *prefix*, or below it."""
+    return name.startswith(prefix) and (len(name) == len(prefix) or name[len(prefix)] == "/")
+
+
+class Showcase:
+    """The values that are shown, by name, and who watches them. Guarded by the lock of its hub."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, bytes] = {}
+        self._watchers: dict[Signal, str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Showcase values={len(self._values)} watchers={len(self._watchers)}>"
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._values
+
+    def show(self, name: str, value: bytes) -> None:
+        """Show *value* under *name*."""
+        self._values[name] = value
+        self.touch(name)
+
+    def hide(self, name: str) -> None:
+        """Show nothing under *name* any more."""
+        if self._values.pop(name, None) is not None:
+            self.touch(name)
+
+    def touch(self, name: str) -> None:
+        """Wake those who watch *name*: its value, or when it will end, has changed."""
+        for watcher, prefix in list(self._watchers.items()):
+            if covers(prefix, name) and not watcher.wake():
+                del self._watchers[watcher]
+
+    def under(self, prefix: str) -> dict[str, bytes]:
+        """Return the values under *prefix*, by name."""
+        return {name: value for name, value in self._values.items() if covers(prefix, name)}
+
+    def watch(self, prefix: str) -> Signal:
+        """Return a signal that is woken by each change under *prefix*, until `unwatch`."""
+        watcher = Signal()
+        self._watchers[watcher] = prefix
+        return watcher
+
+    def unwatch(self, watcher: Signal) -> None:
+        """Wake *watcher* no more."""
+        self._watchers.pop(watcher, None)
