@@ -16,10 +16,10 @@ from typing import Any, Self
 
 from . import names
 from .adapters import AdapterContext, CacheAdapter
-from .arguments import seconds, shown, whole
+from .arguments import seconds, whole
 from .clock import SYSTEM_CLOCK, Clock
 from .config import BackendURL, from_environment
-from .errors import ConfigurationError, NotOpenError
+from .errors import NotOpenError
 from .lifecycle import Gate
 from .managers.cache import Cache
 from .managers.cache_manager import CacheManager
@@ -28,7 +28,7 @@ from .managers.event_queue import EventQueue, inside_handler
 from .managers.lock import LockManager
 from .managers.pub_sub import PubSubManager
 from .managers.sync_messages import SyncMessageManager
-from .plugin import Plugin, checked, listens
+from .plugin import Plugin, attached, listens
 from .registry import COMPONENTS
 from .serialization import Serializer
 from .transactions import AfterCommit
@@ -111,7 +111,7 @@ class App:
         self.sync_message_manager = SyncMessageManager(self.pub_sub_manager)
         self.event_queue = EventQueue(context, self._mode.consumes)
         self.lock_manager = LockManager(context)
-        self._plugins = self._attached(plugins)
+        self._plugins = attached(plugins, self._discovery.plugins(), self)
         self._gate = Gate(f"app {self.name!r}")
         self._starting: asyncio.Task[None] | None = None
         self._starters = 0
@@ -280,26 +280,6 @@ class App:
                 raise
         finally:
             handled(on=False)
-
-    def _attached(self, plugins: Iterable[type[Plugin] | Plugin | str]) -> dict[str, Plugin]:
-        offered = self._discovery.plugins()
-        attached: dict[str, Plugin] = {}
-        for given in plugins:
-            found = offered.find(given) if isinstance(given, str) else given
-            if found is None:
-                raise ConfigurationError(
-                    f"no installed distribution offers a plugin {shown(given)}; "
-                    f"on offer: {', '.join(offered.names()) or 'none'}"
-                )
-            plugin = checked(found)
-            if plugin.name in attached:
-                raise ConfigurationError(f"two plugins are named {plugin.name!r}")
-            if getattr(plugin, "app", self) is not self:
-                raise ConfigurationError(f"plugin {plugin.name!r} belongs to another App")
-            attached[plugin.name] = plugin
-        for plugin in attached.values():
-            plugin.app = self
-        return attached
 
     def _store(self, url: str) -> CacheAdapter:
         """Build the adapter of a cache store beside the App's own."""

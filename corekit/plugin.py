@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,6 +12,7 @@ from .errors import ConfigurationError
 
 if TYPE_CHECKING:
     from .app import App
+    from .registry import PluginRegistry
 
 _HOOKS = ("before_load", "load", "before_stop", "handle_sync_message", "resync")
 
@@ -81,11 +83,39 @@ def listens(plugin: Plugin) -> bool:
     )
 
 
-def checked(plugin: Plugin | type[Plugin]) -> Plugin:
-    """Return *plugin* as an instance that can be given to an App.
+def attached(
+    given: Iterable[type[Plugin] | Plugin | str], offered: PluginRegistry, app: App
+) -> dict[str, Plugin]:
+    """Return the plugins that *given* means, by name, as parts of *app*.
 
-    Raises ConfigurationError if it is no plugin, has no proper name, or a hook is not async.
+    A str is the name of a plugin among the *offered*. Raises ConfigurationError if one of them is
+    no plugin, has no proper name, a name that another has, a hook that is not async, or belongs to
+    another App; none is attached then.
     """
+    found: dict[str, Plugin] = {}
+    for each in given:
+        plugin = _checked(_offered(each, offered) if isinstance(each, str) else each)
+        if plugin.name in found:
+            raise ConfigurationError(f"two plugins are named {plugin.name!r}")
+        if getattr(plugin, "app", app) is not app:
+            raise ConfigurationError(f"plugin {plugin.name!r} belongs to another App")
+        found[plugin.name] = plugin
+    for plugin in found.values():
+        plugin.app = app
+    return found
+
+
+def _offered(name: str, offered: PluginRegistry) -> type[Plugin]:
+    plugin = offered.find(name)
+    if plugin is None:
+        raise ConfigurationError(
+            f"no installed distribution offers a plugin {shown(name)}; "
+            f"on offer: {', '.join(offered.names()) or 'none'}"
+        )
+    return plugin
+
+
+def _checked(plugin: Plugin | type[Plugin]) -> Plugin:
     if isinstance(plugin, type) and issubclass(plugin, Plugin):
         plugin = plugin()
     if not isinstance(plugin, Plugin):
@@ -94,7 +124,7 @@ def checked(plugin: Plugin | type[Plugin]) -> Plugin:
             f"not {shown(plugin)}"
         )
     if not isinstance(getattr(plugin, "name", None), str):
-        raise ConfigurationError(f"{type(plugin).__name__} has no name: set `name = \"...\"`")
+        raise ConfigurationError(f'{type(plugin).__name__} has no name: set `name = "..."`')
     names.checked(f"{type(plugin).__name__}.name", plugin.name)
     for hook in _HOOKS:
         if not is_async(getattr(plugin, hook)):

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ..app import App
+from .. import App
 from .indexer import CANCEL, FILES, Indexer, serve
 
 #: How many publishes wait for their confirmation at a time, and results are read at a time.

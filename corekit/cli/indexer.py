@@ -12,11 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..app import App
-from ..managers.cache import Cache
-from ..managers.counter import Counter
-from ..managers.event_queue import DeliveryContext
-from ..plugin import Plugin
+from .. import App, Cache, Counter, DeliveryContext, Plugin
 
 #: The queue of files to index, and the channel on which the end is broadcast.
 FILES = "files"
