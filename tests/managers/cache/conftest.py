@@ -208,3 +208,9 @@ def remote(clock):
 def loader():
     """Return the class of functions that load."""
     return Loader
+
+
+@pytest.fixture(scope="session")
+def shops():
+    """Return the class of applications, for tests that need many."""
+    return Shop
