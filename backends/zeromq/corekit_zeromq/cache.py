@@ -54,7 +54,7 @@ class Cache:
         """The size of the largest value that the broker takes."""
         return self._client.connection.max_message
 
-    def restore(self) -> None:
+    def restore(self, confirmed: int) -> None:
         """Nothing belongs to a session here."""
 
 

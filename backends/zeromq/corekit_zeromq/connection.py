@@ -55,8 +55,11 @@ _FAREWELL = 0.2
 class Component(Protocol):
     """An adapter, as its connection sees it."""
 
-    def restore(self) -> None:
-        """Add the commands that build up, in a new session, what this adapter had."""
+    def restore(self, confirmed: int) -> None:
+        """Add the commands that build up, in a new session, what this adapter had.
+
+        The broker had the frames of the old session up to *confirmed*.
+        """
         ...
 
 
@@ -122,7 +125,7 @@ class Connection:
             async with asyncio.timeout(self.settings.connect_timeout):
                 await asyncio.shield(self._opened)
         except TimeoutError:
-            raise self._failure from None
+            raise self._absence() from None
 
     async def close(self) -> None:
         """Say good-bye, if anybody is there to hear it, and disconnect."""
@@ -187,6 +190,13 @@ class Connection:
         if link.stage in {Stage.REFUSED, Stage.NEEDS_KEYS}:
             return AuthenticationFailed(text)
         return BackendUnavailable(text)
+
+    def _absence(self) -> BackendError:
+        """Return why there is no connection: what the attempt under way shows, or the last one."""
+        link = self._link
+        if link is None or link.stage is Stage.CONNECTING:
+            return self._failure
+        return self._describe(link)
 
     def _lost(self) -> None:
         if self._up:
@@ -313,7 +323,7 @@ class Connection:
         if former is not None:
             # The broker, after its start, waits for the first frame with consumers and claims.
             for kind in sorted(self.components, key=lambda kind: kind != "event_queue"):
-                self.components[kind].restore()
+                self.components[kind].restore(remains.confirmed)
         self.requests.again(again)
         for channel, payloads in remains.unsent:
             for payload in payloads:
@@ -403,7 +413,7 @@ class Connection:
                 return await future
         except TimeoutError:
             reason = (
-                str(self._failure)
+                str(self._absence())
                 if not self._up
                 else (f"{self.settings.text}: too much is under way: the broker does not keep up")
             )

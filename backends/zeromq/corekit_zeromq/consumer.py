@@ -104,7 +104,7 @@ class Consumer:
         if self._closed:
             # CANCEL, which is on its way, gives it back.
             return
-        self._forget_confirmed()
+        self._forget_confirmed(self._session.confirmed)
         deliveries = []
         for token, id_, payload, attempt, deaths, published_at in batch:
             delivery = Delivery(id_, payload, attempt, deaths, published_at, token)
@@ -173,8 +173,8 @@ class Consumer:
             # Not from inside the receiver's own call.
             self._connection.loop.call_soon(self._tell_expired, delivery)
 
-    def _forget_confirmed(self) -> None:
-        settled, confirmed = self._settled, self._session.confirmed
+    def _forget_confirmed(self, confirmed: int) -> None:
+        settled = self._settled
         while settled and settled[0].frame <= confirmed:
             settled.popleft()
 
@@ -194,9 +194,9 @@ class Consumer:
     # What follows happens when the broker has lost the session: it was restarted, or did not hear
     # of us for too long.
 
-    def session_ended(self) -> None:
+    def session_ended(self, confirmed: int) -> None:
         """Gather, before anything is added to the new session, what the old one leaves."""
-        self._forget_confirmed()
+        self._forget_confirmed(confirmed)
         claims = {s.delivery: _Claim(s.token, s.settlement) for s in self._settled}
         claims.update(self._claims)
         if not self._closed:

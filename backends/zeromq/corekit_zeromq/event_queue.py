@@ -136,9 +136,9 @@ class EventQueue:
             consumer.expired(command[2])
         return 0
 
-    def restore(self) -> None:
+    def restore(self, confirmed: int) -> None:
         consumers = self._consumers.values()
         for consumer in consumers:
-            consumer.session_ended()
+            consumer.session_ended(confirmed)
         for consumer in consumers:
             consumer.restore()

@@ -86,6 +86,9 @@ class Link:
         self._loop.add_reader(self._fds[0], self._readable)
         self._loop.add_reader(self._fds[1], self._happened)
         self._socket.connect(endpoint)
+        # Descriptors tell changes only: what happened up to here has to be looked at.
+        self._loop.call_soon(self._happened)
+        self._again = self._loop.call_soon(self._readable)
 
     def _make_socket(self) -> zmq.Socket[bytes]:
         socket = _context().socket(zmq.DEALER)

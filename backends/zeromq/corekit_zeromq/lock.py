@@ -120,7 +120,7 @@ class Lock:
     async def _request(self, op: Op, *arguments: Any) -> Any:
         return await self._client.connection.request(self, op, *arguments)
 
-    def restore(self) -> None:
+    def restore(self, confirmed: int) -> None:
         # The requests are repeated, but the time has gone on.
         for request, deadline in self._waiting.items():
             request.command[4] = self._left(deadline)

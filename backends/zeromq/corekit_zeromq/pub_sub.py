@@ -149,7 +149,7 @@ class PubSub:
                 self._receiver.gap(channel)
         return 1
 
-    def restore(self) -> None:
+    def restore(self, confirmed: int) -> None:
         connection = self._client.connection
         for channel, subscription in self._subscriptions.items():
             # Those not answered yet are requests under way, which are repeated as such.

@@ -39,6 +39,9 @@ class Remains(NamedTuple):
     transmitted: int
     """The number of its last frame that was ever given to a connection."""
 
+    confirmed: int
+    """The number of its last frame that the broker had."""
+
     unsent: list[tuple[str, list[bytes]]]
     """The publishes that were not, by channel."""
 
@@ -229,7 +232,7 @@ class Session:
                         unsent.append((command[1], command[2]))
                     else:
                         uncertain += len(command[2])
-        remains = Remains(self.transmitted, unsent, uncertain)
+        remains = Remains(self.transmitted, self.confirmed, unsent, uncertain)
         self.room = WINDOW
         self._begin(1)
         return remains
