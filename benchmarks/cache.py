@@ -13,7 +13,7 @@ import time
 import tracemalloc
 from collections.abc import Awaitable, Callable
 
-import aiocache
+import aiocache  # type: ignore[import-untyped]  # it ships no types
 import cashews
 
 from corekit import App

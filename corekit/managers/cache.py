@@ -196,8 +196,8 @@ class Cache:
         value is returned, but not stored. If the store fails after *fn* has run, that is logged and
         the value returned.
 
-        Raises InvalidArgument if the call is part of a running load of the same key, and
-        NotOpenError if the App is stopped meanwhile.
+        Raises InvalidArgument if the call is part of a running load of the same key, or of one that
+        this load waits for, and NotOpenError if the App is stopped meanwhile.
         """
         _check_load(fn, coalesce)
         lifetime = self._lifetime(ttl)
@@ -280,7 +280,8 @@ class Cache:
     async def keys(self, pattern: str = "*") -> list[str]:
         """Return the keys of all values, in no particular order.
 
-        In *pattern* a `*` stands for any text, also for none; nothing else is special.
+        In *pattern* a `*` stands for any text, also for none; nothing else is special. The entries
+        of the keys that match are read, to leave out what has expired.
         """
         self._gate.check()
         matches = key_pattern(names.checked("pattern", pattern))
@@ -336,10 +337,6 @@ class Cache:
         """
         self._gate.check()
         await delete_field(self._keyspace, names.checked("key", key), field)
-
-    def forget_loads(self) -> None:
-        """Forget the running loads, which were cancelled; for the manager."""
-        self._flights.forget()
 
     def _peeked(self, key: str) -> Any:
         """Return the value under *key* if it can be had without waiting, else _MISSING.

@@ -72,6 +72,7 @@ class CacheManager:
         self._creating = asyncio.Lock()
         self._definitions: dict[str, _Definition] = {}
         self._counters: dict[str, Counter] = {}
+        self._flights: list[SingleFlight] = []
         definition = self._defined(names.CACHE, DEFAULT, DEFAULT, None, None, {})
         self._definitions[definition.what] = definition
         #: The cache that is always there, usable while the App is started.
@@ -106,8 +107,8 @@ class CacheManager:
         self._gate.close()
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._stores.close)
-            for cache in self._caches.values():
-                stack.callback(cache.forget_loads)
+            for flights in self._flights:
+                stack.callback(flights.forget)
             stack.push_async_callback(self._loads.close)
             stack.push_async_callback(self._commits.close)
             await self._commits.wait(_GRACE)
@@ -252,6 +253,7 @@ class CacheManager:
             self._loads,
             self._context.clock,
         )
+        self._flights.append(flights)
         return Cache(name, definition.ttl, definition.keyspace, flights, self._outbox, self._gate)
 
 

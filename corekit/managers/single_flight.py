@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -129,6 +130,35 @@ class _Flight:
 _INSIDE: ContextVar[tuple[_Flight, ...]] = ContextVar("corekit_loads", default=())
 
 
+class _Watch:
+    """Looks, ever less often, whether another instance's claim is still renewed.
+
+    On this instance's own clock: the other's may be far ahead, and its claim look alive for hours.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._version: object = None
+        self._given_up = math.inf
+        self._pause = _FIRST_POLL
+
+    def __repr__(self) -> str:
+        return f"<_Watch until={self._given_up} pause={self._pause:.3f}>"
+
+    def has_ended(self, stored: Stored | None) -> bool:
+        """Tell whether the claim in *stored* has not been renewed for its lifetime."""
+        version = None if stored is None else stored.version
+        if version != self._version:
+            self._version = version
+            self._given_up = self._monotonic() + CLAIM_LIFETIME
+        return self._monotonic() >= self._given_up
+
+    async def pause(self) -> None:
+        """Wait until it is time to look again."""
+        await asyncio.sleep(self._pause * random.uniform(0.75, 1.25))  # noqa: S311 - no secret
+        self._pause = min(self._pause * 1.5, _LONGEST_POLL)
+
+
 class SingleFlight:
     """The loads of one cache."""
 
@@ -237,37 +267,28 @@ class SingleFlight:
         return value
 
     async def _claim(self, flight: _Flight, cluster: bool, stored: Stored | None) -> Entry | None:
-        """Claim the key; return None when done, or the entry that appeared meanwhile."""
+        """Claim the key; return None when done, or the live entry that was there before."""
         keyspace = self._keyspace
         claim = f"{self._instance}/{next(_CLAIMS)}"
-        watched: object = None
-        given_up = PASSED
-        pause = _FIRST_POLL
+        watch = _Watch(self._monotonic)
         while True:
             entry = keyspace.decode(flight.key, stored)
             now = keyspace.now()
             if entry is not None and entry.expires > now:
                 return entry
-            if entry is not None and stored is not None and _is_claimed(entry, now):
+            if entry is not None and _is_claimed(entry, now) and not watch.has_ended(stored):
                 if not cluster:
                     # Both load, and the first to end stores. Overwriting the other's claim would
                     # keep it from storing, and its next load keep this one, without end.
                     flight.claim = entry.claim
                     return None
-                # Watched on the own clock too: the other's may be far ahead.
-                if stored.version != watched:
-                    watched = stored.version
-                    given_up = self._monotonic() + CLAIM_LIFETIME
-                if self._monotonic() < given_up:
-                    await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - jitter, no secret
-                    pause = min(pause * 1.5, _LONGEST_POLL)
-                    stored = await keyspace.space.get(flight.key)
-                    continue
-            mine = (entry or Entry(None, PASSED)).claimed(claim, now + CLAIM_LIFETIME)
-            if await keyspace.swap(flight.key, mine, stored):
-                flight.claim = claim
-                flight.owner = True
-                return None
+                await watch.pause()
+            else:
+                mine = (entry or Entry(None, PASSED)).claimed(claim, now + CLAIM_LIFETIME)
+                if await keyspace.swap(flight.key, mine, stored):
+                    flight.claim = claim
+                    flight.owner = True
+                    return None
             stored = await keyspace.space.get(flight.key)
 
     @contextmanager
