@@ -40,7 +40,7 @@ class Queue:
     - `_returned`: seqs of messages that were given back or whose time has come, a heap;
     - `_timed`: (due, seq) of messages held back, those up to `_horizon`, a heap;
     - on disk: `_backlog` messages without delay behind `_cursor`, and those held back beyond
-      `_horizon`. `_aside` are seqs there that a claim has taken out of turn.
+      `_horizon`. `_aside` are those there that a claim has taken out of turn, with their due time.
 
     A message in flight is in none of them. The row in the journal stays until it is settled.
     """
@@ -74,7 +74,7 @@ class Queue:
         self._returned: list[tuple[int, bool]] = []
         self._timed: list[tuple[float, int]] = []
         self._horizon = _BEFORE_ALL
-        self._aside: set[int] = set()
+        self._aside: dict[int, float | None] = {}
         self._cursor = 0
         self._backlog = self.messages - self.timed
         self._waiting = self.timed
@@ -156,7 +156,7 @@ class Queue:
         rows = self._journal.timed(self.id, self._horizon, most)
         for due, seq, _ in rows:
             if seq in self._aside:
-                self._aside.discard(seq)
+                del self._aside[seq]
             else:
                 self._timed.append((due, seq))
         heapify(self._timed)
@@ -223,7 +223,7 @@ class Queue:
         self._backlog -= len(damaged)
         for message in messages:
             if message.seq in self._aside:
-                self._aside.discard(message.seq)
+                del self._aside[message.seq]
                 continue
             self._backlog -= 1
             self._ready.append(message)
@@ -293,7 +293,7 @@ class Queue:
         """Forget a message whose delivery ended well."""
         self.in_flight -= 1
         self._journal.delete(held.seq)
-        self._aside.discard(held.seq)
+        self._aside.pop(held.seq, None)
         self.forget(held.size, timed=held.timed)
 
     def give_back(self, held: Held, *, died: bool) -> None:
@@ -307,7 +307,7 @@ class Queue:
         """Make a message a dead letter."""
         self.in_flight -= 1
         self._journal.bury(held.seq, held.attempts + 1, error, wall)
-        self._aside.discard(held.seq)
+        self._aside.pop(held.seq, None)
         self.dead += 1
         surplus = self.dead - self._limits.dead_letters
         if surplus > 0:
@@ -322,7 +322,7 @@ class Queue:
         if not held.timed:
             self.timed += 1
             self._journal.count(self)
-        self._aside.discard(held.seq)
+        self._aside.pop(held.seq, None)
         self._hold_back(due, held.seq)
 
     def claim(self, token: bytes, epoch: int) -> Held | None:
@@ -347,7 +347,7 @@ class Queue:
             return False
         if head.due is None:
             if seq > self._cursor:
-                self._aside.add(seq)
+                self._aside[seq] = head.due
                 self._backlog -= 1
                 return True
             for message in self._ready:
@@ -357,7 +357,7 @@ class Queue:
                     self._memory.left += len(message.body)
                     return True
         elif (head.due, seq) > self._horizon:
-            self._aside.add(seq)
+            self._aside[seq] = head.due
             self._waiting -= 1
             return True
         elif (head.due, seq) in self._timed:
@@ -379,6 +379,7 @@ class Queue:
         overdue = sum(due <= now for due, _ in self._timed)
         if self._horizon[0] <= now:
             overdue += self._journal.count_due(self.id, self._horizon, now)
+            overdue -= sum(due is not None and due <= now for due in self._aside.values())
         return self._waiting - overdue
 
     def held(self) -> Iterable[Held]:

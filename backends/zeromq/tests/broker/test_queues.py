@@ -1,0 +1,298 @@
+"""The durable queues against a simple model, crashes included."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from corekit_zeromq.broker.journal import Journal
+from corekit_zeromq.broker.limits import Limits
+from corekit_zeromq.broker.queues import Queues
+from corekit_zeromq.broker.sessions import Session
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    consumes,
+    invariant,
+    precondition,
+    rule,
+)
+
+from corekit.errors import BackendRefused, QueueFull, StorageFull
+
+#: Windows so small that every path between memory and disk is taken.
+LIMITS = Limits(
+    window_count=3, window_bytes=40, window_total=100, dead_letters=4, queue_messages=60, credit=10
+)
+QUEUE = "shop/queue/orders"
+WALL = 1_700_000_000.0
+
+
+@dataclass
+class Expected:
+    """A message as the model sees it."""
+
+    seq: int
+    id: str
+    body: bytes
+    published_at: float
+    due: float = 0.0
+    attempts: int = 0
+    deaths: int = 0
+    token: bytes | None = None
+    error: str | None = None
+
+
+def memory_directory() -> Path:
+    """Return a new directory, in memory if the system has such a place: thousands of commits."""
+    shared = Path("/dev/shm")
+    return Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+
+
+class QueueMachine(RuleBasedStateMachine):
+    """One queue with two consumers. After each rule the counts must be those of the model."""
+
+    tokens = Bundle("tokens")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = memory_directory()
+        self.now = 1000.0
+        self.wall = WALL
+        self.epoch = 0
+        self.seq = 0
+        self.number = 0
+        self.messages: dict[int, Expected] = {}
+        self.kept: dict[int, Expected] = {}
+        self.start()
+
+    def teardown(self) -> None:
+        self.journal.close()
+        shutil.rmtree(self.directory)
+
+    def start(self) -> None:
+        self.epoch += 1
+        self.journal = Journal(self.directory)
+        self.queues = Queues(self.journal, LIMITS, epoch=self.epoch, now=self.now, wall=self.wall)
+        self.sessions = [Session(bytes([n]), b"", "", {}, {}) for n in range(2)]
+        for session in self.sessions:
+            self.queues.consume(self.now, session, 1, QUEUE)
+        self.commit()
+
+    def commit(self) -> None:
+        self.journal.commit()
+        self.kept = {seq: replace(one) for seq, one in self.messages.items()}
+
+    def ready(self) -> list[Expected]:
+        return sorted(
+            (
+                one
+                for one in self.messages.values()
+                if one.token is None and one.error is None and one.due <= self.now
+            ),
+            key=lambda one: one.seq,
+        )
+
+    def holder(self, token: bytes):
+        for session in self.sessions:
+            consumer = session.consumers.get(1)
+            if consumer is not None and token in consumer.held:
+                return consumer
+        return None
+
+    # -- rules
+
+    @rule(size=st.integers(0, 30), delay=st.sampled_from([0, 0, 0, 0.5, 30]))
+    def publish(self, size: int, delay: float) -> None:
+        self.number += 1
+        id_ = f"m{self.number}"
+        waiting = sum(one.error is None for one in self.messages.values())
+        try:
+            answer = self.queues.publish(
+                self.now, self.wall, QUEUE, id_, b"x" * size, delay, None, repeated=False
+            )
+        except QueueFull:
+            assert waiting == LIMITS.queue_messages
+            return
+        assert answer == id_
+        self.seq += 1
+        due = self.now + delay if delay else 0.0
+        self.messages[self.seq] = Expected(self.seq, id_, b"x" * size, self.now, due)
+
+    @rule(repeated=st.integers(0, 5))
+    def publish_again(self, repeated: int) -> None:
+        """The same id, as after a lost answer: nothing is queued twice."""
+        if self.number - repeated > 0:
+            id_ = f"m{self.number - repeated}"
+            since = self.now - LIMITS.dedup_window
+            known = any(
+                one.id == id_ and one.published_at > since for one in self.messages.values()
+            )
+            if known:
+                assert id_ == self.queues.publish(
+                    self.now, self.wall, QUEUE, id_, b"other", 0, None, repeated=True
+                )
+
+    @rule(who=st.integers(0, 1), credit=st.integers(1, 4))
+    def grant(self, who: int, credit: int) -> None:
+        consumer = self.sessions[who].consumers[1]
+        self.queues.grant(consumer, credit)
+
+    @rule(who=st.integers(0, 1))
+    def revoke(self, who: int) -> None:
+        self.queues.revoke(self.sessions[who].consumers[1])
+
+    @rule(target=tokens)
+    def turn(self):
+        """Everything is handed out in the order of publishing, as far as credit goes; then the
+        turn commits.
+        """
+        credit = sum(session.consumers[1].credit for session in self.sessions)
+        expected = self.ready()[:credit]
+        delivered = []
+        while self.queues.busy:
+            for consumer in self.queues.dispatch(self.now):
+                for token, id_, body, attempt, deaths, _ in consumer.batch:
+                    delivered.append((token, id_, body, attempt, deaths, consumer))
+                consumer.batch = []
+                consumer.session.outstanding = 0
+        delivered.sort(key=lambda one: one[0])  # by the number of the delivery
+        assert [one[1:5] for one in delivered] == [
+            (one.id, one.body, one.attempts + 1, one.deaths) for one in expected
+        ]
+        for one, (token, *_) in zip(expected, delivered, strict=True):
+            one.token = token
+        self.commit()
+        return delivered[0][0] if delivered else b"none"
+
+    def settled(self, token: bytes) -> Expected | None:
+        for one in self.messages.values():
+            if one.token == token:
+                one.token = None
+                return one
+        return None
+
+    @rule(token=consumes(tokens))
+    def ack(self, token: bytes) -> None:
+        consumer = self.holder(token)
+        expected = self.settled(token)
+        if consumer is None:
+            # Late: refused, and nothing is deleted.
+            assert expected is None
+            assert self.queues.ack(self.sessions[0].consumers[1], [token]) == [token]
+            return
+        assert self.queues.ack(consumer, [token, token]) == [token]
+        del self.messages[expected.seq]
+
+    @rule(token=consumes(tokens), started=st.booleans())
+    def release(self, token: bytes, started: bool) -> None:
+        consumer = self.holder(token)
+        if consumer is not None:
+            self.queues.release(consumer, consumer.held.pop(token), started=started)
+            self.settled(token).deaths += started
+
+    @rule(token=consumes(tokens), delay=st.sampled_from([0.0, 0.2, 5.0]))
+    def retry(self, token: bytes, delay: float) -> None:
+        consumer = self.holder(token)
+        if consumer is not None:
+            self.queues.retry(self.now, consumer, consumer.held.pop(token), delay)
+            one = self.settled(token)
+            one.attempts += 1
+            one.deaths = 0
+            one.due = self.now + delay
+
+    @rule(token=consumes(tokens))
+    def bury(self, token: bytes) -> None:
+        consumer = self.holder(token)
+        if consumer is not None:
+            self.queues.bury(self.wall, consumer, consumer.held.pop(token), "gone")
+            self.settled(token).error = "gone"
+            dead = sorted(one.seq for one in self.messages.values() if one.error)
+            for seq in dead[: -LIMITS.dead_letters]:
+                del self.messages[seq]
+
+    @rule(data=st.data())
+    @precondition(lambda self: any(one.error for one in self.messages.values()))
+    def requeue(self, data) -> None:
+        dead = sorted(seq for seq, one in self.messages.items() if one.error)
+        old = self.messages.pop(data.draw(st.sampled_from(dead)))
+        self.queues.requeue(self.now, QUEUE, old.id)
+        self.seq += 1
+        self.messages[self.seq] = Expected(self.seq, old.id, old.body, self.now)
+
+    @rule(who=st.integers(0, 1), died=st.booleans())
+    def lose_consumer(self, who: int, died: bool) -> None:
+        session = self.sessions[who]
+        consumer = session.consumers[1]
+        for token in consumer.held:
+            self.settled(token).deaths += died
+        self.queues.cancel(consumer, died=died)
+        self.queues.consume(self.now, session, 1, QUEUE)
+
+    @rule()
+    def purge(self) -> None:
+        gone = [seq for seq, one in self.messages.items() if one.token is None]
+        assert self.queues.purge(QUEUE) == len(gone)
+        for seq in gone:
+            del self.messages[seq]
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 40.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.wall += seconds
+        self.queues.wake(self.now)
+        self.queues.keep_house(self.now)
+        self.queues.drop_idle(self.now)
+
+    @rule(claimed=st.booleans())
+    def crash(self, claimed: bool) -> None:
+        """What was committed is there, in order; held messages can be claimed by their tokens."""
+        self.journal.close()
+        held = [one.token for one in self.kept.values() if one.token]
+        self.messages = {seq: replace(one, token=None) for seq, one in self.kept.items()}
+        # The last seq that was committed; those after it are given again.
+        self.start()
+        self.seq = self.queues.last_seq
+        if not claimed:
+            return
+        for one, token in zip(
+            [one for one in self.kept.values()], [one.token for one in self.kept.values()]
+        ):
+            assert one.token == token
+        for token in held:
+            new = self.queues.claim(self.sessions[0].consumers[1], token)
+            seq = int.from_bytes(token[16:24], "big")
+            assert new is not None
+            assert self.queues.claim(self.sessions[1].consumers[1], token) is None
+            self.messages[seq].token = new
+        self.commit()
+
+    # -- what always holds
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        waiting = [one for one in self.messages.values() if not one.error and not one.token]
+        ready = sum(one.due <= self.now for one in waiting)
+        assert self.queues.stats(self.now, QUEUE) == (
+            ready,
+            len(waiting) - ready,
+            sum(bool(one.token) for one in self.messages.values()),
+            sum(bool(one.error) for one in self.messages.values()),
+        )
+        queue = self.queues._queues[QUEUE]
+        assert self.queues._memory.left == LIMITS.window_total - queue._window
+        assert queue._window == sum(len(one.body) for one in queue._ready)
+        assert queue.bytes == sum(len(one.body) for one in self.messages.values() if not one.error)
+
+    @invariant()
+    def dead_letters_are_there(self) -> None:
+        letters = self.queues.dead_letters(QUEUE, 100)
+        expected = sorted((one for one in self.messages.values() if one.error), key=lambda x: x.seq)
+        assert [(one[0], one[1]) for one in letters] == [(one.id, one.body) for one in expected]
+
+
+QueueMachine.TestCase.settings = settings(max_examples=400, stateful_step_count=50, deadline=None)
+TestQueueMachine = QueueMachine.TestCase
