@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import traceback
 
 import pytest
@@ -641,11 +640,8 @@ async def test_a_refresh_that_fails(shop, loader, caplog):
         assert await cache.wrap("key", load, 10, stale=60) == "old"
         await asyncio.sleep(1)
         assert await cache.wrap("key", load, 10, stale=60) == "new"
-    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (
-            logging.WARNING,
-            "cache 'default': loading 'key' failed with nobody waiting; the next call tries again",
-        )
+    assert [record.getMessage() for record in caplog.records if record.name != "asyncio"] == [
+        "cache 'default': loading 'key' failed with nobody waiting; the next call tries again"
     ]
 
 
