@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import _get_running_loop
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -143,7 +144,8 @@ class Lease:
         if self._end is not None:
             return
         session = self.session
-        session.gate.check()
+        if _get_running_loop() is not session.loop:
+            raise session.gate.refusal()
         if session.monotonic() >= self._deadline:
             self.lose(_EXPIRED)
             return

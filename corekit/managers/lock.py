@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -95,7 +96,8 @@ class LockManager:
         """
         seconds = self._ttl(ttl)
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
-        lease = await self._acquire(self._name(key), key, seconds, limit)
+        name = self._prefix + names.escaped(names.checked("key", key))
+        lease = await self._acquire(name, key, seconds, limit)
         if lease is None:
             raise LockTimeout(f"lock {key!r} was not free within {limit:g} s")
         return lease
@@ -109,7 +111,8 @@ class LockManager:
         """
         seconds = self._ttl(ttl)
         limit = arguments.seconds("timeout", timeout, zero=True)
-        lease = await self._acquire(self._name(key), key, seconds, limit)
+        name = self._prefix + names.escaped(names.checked("key", key))
+        lease = await self._acquire(name, key, seconds, limit)
         if lease is None:
             raise LockNotAcquired(f"lock {key!r} is held by another")
         return lease
@@ -137,7 +140,8 @@ class LockManager:
         """
         seconds = self._ttl(ttl)
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
-        acquire = partial(self._acquire_in_time, self._name(key), key, seconds, limit)
+        name = self._prefix + names.escaped(names.checked("key", key))
+        acquire = partial(self._acquire_in_time, name, key, seconds, limit)
         return CriticalSection(acquire, seconds if arguments.flag("renew", renew) else None)
 
     @overload
@@ -199,7 +203,10 @@ class LockManager:
 
     def membership(self) -> MembershipAdapter:
         """Return the open adapter; raises ConfigurationError if it cannot keep members."""
-        session = self._opened()
+        session = self._session
+        if session is None:
+            raise self._gate.refusal()
+        self._gate.check()
         if session.membership is None:
             raise ConfigurationError(
                 f"the lock backend ({session.adapter!r}) cannot tell who holds what: leaders and "
@@ -235,16 +242,6 @@ class LockManager:
             await lease.release()
         raise lease.loss()
 
-    def _name(self, key: str) -> str:
-        return self._prefix + names.escaped(names.checked("key", key))
-
-    def _opened(self) -> LockSession:
-        session = self._session
-        if session is None:
-            raise self._gate.refusal()
-        self._gate.check()
-        return session
-
     def _ttl(self, ttl: float | timedelta) -> float:
         seconds = arguments.seconds("ttl", ttl)
         if seconds > _DAY and not self._warned:
@@ -263,7 +260,10 @@ class LockManager:
         return lease
 
     async def _acquire(self, name: str, key: str, ttl: float, wait: float | None) -> Lease | None:
-        session = self._opened()
+        session = self._session
+        # What Gate.check does, without a call: with `release` it is the hottest path here.
+        if session is None or _get_running_loop() is not session.loop:
+            raise self._gate.refusal()
         held = session.leases.get(name)
         if held is not None and held.is_mine:
             raise LockNotAcquired(f"lock {key!r} is held by this very task, as {held!r}")

@@ -117,16 +117,21 @@ class LockHub:
             extended = Grant(grant.name, grant.token, ttl, now, grant.owner)
             self._grants[grant.name] = extended
             self._alert(grant.name)
-            if grant.name in self._showcase:
+            if grant.name in self._showcase.values:
                 self._showcase.touch(grant.name)
             return extended
 
     def release(self, grant: Grant, now: float) -> None:
         """Pass the name on to the longest waiter, unless the grant has ended."""
         with self._mutex:
-            held = self._grants.get(grant.name)
-            if held is not None and held.token == grant.token:
-                self._pass_on(grant.name, now)
+            name = grant.name
+            held = self._grants.get(name)
+            if held is None or held.token != grant.token:
+                return
+            if name in self._queues or name in self._showcase.values:
+                self._pass_on(name, now)
+            else:
+                del self._grants[name]
 
     def release_all(self, adapter: MemoryLock, now: float) -> None:
         """Release everything that *adapter* holds."""
@@ -171,7 +176,7 @@ class LockHub:
 
     def _pass_on(self, name: str, now: float) -> bool:
         """Give *name* to its longest waiter; False if there is none, and then it is free."""
-        if name in self._showcase:
+        if name in self._showcase.values:
             self._showcase.hide(name)
         queue = self._queues.get(name)
         while queue:

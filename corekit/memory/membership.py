@@ -14,34 +14,32 @@ class Showcase:
     """The values that are shown, by name, and who watches them. Guarded by the lock of its hub."""
 
     def __init__(self) -> None:
-        self._values: dict[str, bytes] = {}
+        self.values: dict[str, bytes] = {}
         self._watchers: dict[Signal, str] = {}
 
     def __repr__(self) -> str:
-        return f"<Showcase values={len(self._values)} watchers={len(self._watchers)}>"
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._values
+        return f"<Showcase values={len(self.values)} watchers={len(self._watchers)}>"
 
     def show(self, name: str, value: bytes) -> None:
         """Show *value* under *name*."""
-        self._values[name] = value
+        self.values[name] = value
         self.touch(name)
 
     def hide(self, name: str) -> None:
         """Show nothing under *name* any more."""
-        if self._values.pop(name, None) is not None:
+        if self.values.pop(name, None) is not None:
             self.touch(name)
 
     def touch(self, name: str) -> None:
         """Wake those who watch *name*: its value, or when it will end, has changed."""
         for watcher, prefix in list(self._watchers.items()):
+            # A closed loop has no use for its watcher any more.
             if covers(prefix, name) and not watcher.wake():
                 del self._watchers[watcher]
 
     def under(self, prefix: str) -> dict[str, bytes]:
         """Return the values under *prefix*, by name."""
-        return {name: value for name, value in self._values.items() if covers(prefix, name)}
+        return {name: value for name, value in self.values.items() if covers(prefix, name)}
 
     def watch(self, prefix: str) -> Signal:
         """Return a signal that is woken by each change under *prefix*, until `unwatch`."""
