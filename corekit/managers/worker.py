@@ -188,11 +188,19 @@ class Worker:
     def _stepped(self) -> None:
         self._suspending = False
         for run in self._newest:
-            if run in self._running:
+            if run.task.done():
+                # Ended, unless it was cancelled before it had begun: then it is still here.
+                self._never_began(run)
+            else:
                 self._suspending = run.suspended = True
                 self._wake_at(run.deadline)
         self._newest.clear()
         self._go_on()
+
+    def _never_began(self, run: Run) -> None:
+        if run in self._running:
+            self._consumer.release(run.delivery, started=False)
+            self._ended(run)
 
     async def _run(self, run: Run) -> None:
         """Handle the message of *run*, and the next ones as long as that disturbs nobody."""
@@ -346,13 +354,6 @@ class Worker:
 
     def _cancel_running(self) -> None:
         for run in list(self._running):
-            if run in self._newest or run.task.done():
-                # Its handler was never entered, and never will be.
-                run.task.cancel()
-                self._consumer.release(run.delivery, started=False)
-                self._running.discard(run)
-            elif run.stage is Stage.RUNNING:
+            if run.stage is Stage.RUNNING:
                 run.stage = Stage.STOPPED
                 run.task.cancel()
-        if not self._running:
-            self._quiet.set()

@@ -335,6 +335,40 @@ async def test_handlers_do_not_see_each_others_context(queue, backend, clock):
     await queue.close()
 
 
+async def test_a_handler_that_suspended_had_its_task_for_itself(queue, backend, clock):
+    """Only handlers that never suspend share a task: what goes by tasks is not mixed up."""
+    tasks = []
+
+    async def process(message, context):
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(message)
+
+    source = await consuming(queue, backend, process)
+    for _ in range(3):
+        (delivery,) = source.deliver(0.001)
+        await settled(source, delivery)
+        await eventually(lambda: source.credit > 1)
+    deliveries = source.deliver(0.001, 0.001, 0.001)
+    await settled(source, deliveries[-1])
+    assert len(set(tasks)) == 6
+    await queue.close()
+
+
+async def test_a_task_that_was_cancelled_before_it_began(queue, backend, clock):
+    """Its message is given back, with no death, and its slot is free."""
+
+    async def process(message, context):
+        raise AssertionError
+
+    source = await consuming(queue, backend, process)
+    (delivery,) = source.deliver("x")
+    (task,) = [t for t in asyncio.all_tasks() if delivery.id in t.get_name()]
+    task.cancel()
+    assert await settled(source, delivery) == ("release", False)
+    await eventually(lambda: source.credit == 1)
+    await queue.close()
+
+
 async def test_a_cancelled_task_is_not_used_again(queue, backend, clock):
     """A handler that cancels its own task does not cancel the next message's."""
 

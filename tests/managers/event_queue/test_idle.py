@@ -53,6 +53,21 @@ async def test_nothing_is_asked_for_while_not_idle(queue, backend, clock):
     await queue.close()
 
 
+async def test_nothing_is_held_ready(queue, backend, clock):
+    """With `idle`, no more is asked for than can start, however quick the handlers are."""
+
+    async def process(message, context):
+        pass
+
+    source = await consuming(queue, backend, process, lambda: True)
+    for _ in range(20):
+        deliveries = source.deliver(*range(source.credit))
+        await eventually(lambda: source.outcome(deliveries[-1]))  # noqa: B023 - awaited in the loop
+        await asyncio.sleep(0.01)
+        assert source.credit == 4
+    await queue.close()
+
+
 async def test_each_message_is_asked_for(queue, backend, clock):
     """It is asked before each message, after the handler before it ran to its first await."""
     running = 0

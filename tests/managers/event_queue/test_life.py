@@ -283,6 +283,8 @@ async def test_publishing_works_before_consuming_and_while_draining(queue, backe
     await asyncio.sleep(0.1)
     await queue.publish("mail", 2)
     await draining
+    queue.subscribe("other", nothing)
+    assert "shop/queue/other" not in backend.sources
     await queue.publish("mail", 3)
     await queue.close()
     assert len(backend.published) == 3

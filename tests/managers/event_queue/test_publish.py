@@ -65,6 +65,8 @@ async def test_ids_are_unique(make_queue, make_backend, clock):
             ids |= {await queue.publish("mail", n) for n in range(100)}
             await queue.close()
     assert len(ids) == 400
+    # Also if the process was forked after the App was made.
+    assert len({message_id.partition("-")[0] for message_id in ids}) == 4
 
 
 async def test_messages_are_encoded_in_the_call(queue, backend, clock):
@@ -275,6 +277,34 @@ async def test_a_backend_that_stays_away(queue, backend, clock, transaction, cap
     assert message_id in caplog.text
     assert "secret-payload" not in caplog.text
     await queue.close()
+
+
+async def test_a_stop_lets_committed_messages_leave(queue, backend, clock, transaction):
+    """What was committed before the stop has some seconds to leave."""
+    backend.hangs.add("publish")
+    await queue.open(backend)
+    await queue.publish("mail", 1, transaction=transaction)
+    transaction.commit()
+    await asyncio.sleep(0.01)
+    closing = asyncio.create_task(queue.close())
+    await asyncio.sleep(2)
+    backend.hangs.clear()
+    await closing
+    assert len(backend.published) == 1
+
+
+async def test_a_stop_does_not_wait_for_ever(queue, backend, clock, transaction, caplog):
+    """A message that cannot leave holds the stop up for some seconds, and is logged."""
+    backend.hangs.add("publish")
+    await queue.open(backend)
+    message_id = await queue.publish("mail", 1, transaction=transaction)
+    transaction.commit()
+    await asyncio.sleep(0.01)
+    begin = clock.monotonic()
+    await queue.close()
+    assert clock.monotonic() - begin <= 6.1
+    assert backend.closed
+    assert message_id in caplog.text
 
 
 async def test_a_commit_after_the_stop(queue, backend, clock, transaction, caplog):
