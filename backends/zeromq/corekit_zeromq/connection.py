@@ -9,13 +9,15 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any, Protocol, TypeVar
 
+import zmq
+
 from corekit.adapters import AdapterContext
 from corekit.arguments import shown
 from corekit.errors import (
     AuthenticationFailed,
     BackendError,
-    BackendRefused,
     BackendUnavailable,
+    CorekitError,
     NotOpenError,
     SerializationError,
     VersionMismatch,
@@ -96,7 +98,7 @@ class Connection:
         self._verdict: asyncio.Future[bool] | None = None
         self._up = False
         self._opened: asyncio.Future[None] = self.loop.create_future()
-        self._failure: BackendError = BackendUnavailable(f"{settings.text}: not connected yet")
+        self._failure: CorekitError = BackendUnavailable(f"{settings.text}: not connected yet")
         self._down_since = self._clock.monotonic()
         self._logged = 0
         self._flushing = False
@@ -151,7 +153,7 @@ class Connection:
                 if self._link is not None:
                     self._verdict = self.loop.create_future()
                     await self._verdict
-            elif isinstance(self._failure, BackendRefused):
+            elif not isinstance(self._failure, BackendUnavailable):
                 refusals += 1
             # Once may be a broker that died in the middle of it.
             if refusals > 1 and not self._opened.done():
@@ -166,13 +168,17 @@ class Connection:
 
     async def _connect(self) -> bool:
         """Open a link and take up the session over it; return whether the broker took it up."""
+        verdict = self._verdict = self.loop.create_future()
         try:
             endpoint = await locate(self.settings)
-        except BackendError as error:
+            self._link = link = Link(endpoint, self.settings.keys, self._take, self._lost)
+        except CorekitError as error:
             self._failure = error
             return False
-        verdict = self._verdict = self.loop.create_future()
-        self._link = link = Link(endpoint, self.settings.keys, self._take, self._lost)
+        except (OSError, zmq.ZMQError) as error:  # such as too many open files
+            self._failure = BackendUnavailable(f"{self.settings.text}: {error}")
+            self._failure.__cause__ = error
+            return False
         info = {"name": self._instance, "version": version("corekit-zeromq")}
         session = self.session
         hello = [Op.HELLO, MAGIC, VERSION, session.identity, session.secret, session.received, info]
@@ -191,7 +197,7 @@ class Connection:
             return AuthenticationFailed(text)
         return BackendUnavailable(text)
 
-    def _absence(self) -> BackendError:
+    def _absence(self) -> CorekitError:
         """Return why there is no connection: what the attempt under way shows, or the last one."""
         link = self._link
         if link is None or link.stage is Stage.CONNECTING:

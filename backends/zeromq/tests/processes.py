@@ -184,5 +184,8 @@ def run_client(code: str, *arguments: str) -> subprocess.Popen[bytes]:
     """Start another client: a process that runs *code* with *arguments*."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", code, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
     )
