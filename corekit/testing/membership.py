@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -19,6 +19,8 @@ from ..adapters import Grant, LockAdapter, Member, MembershipAdapter
 from ..clock import SYSTEM_CLOCK, Clock
 from ..errors import NotOpenError
 from .clock import VirtualClock
+
+T = TypeVar("T")
 
 
 class Adapter(LockAdapter, MembershipAdapter, Protocol):
@@ -154,10 +156,10 @@ class MembershipSuite:
         """The first state comes at once, be it empty or not."""
         async with self._adapters(2) as (a, b):
             async with aclosing(self._watch(b)) as states:
-                assert await anext(states) == {}
+                assert await self._next(states) == {}
             await a.announce(await self._hold(a, "x", 60), b"value")
             async with aclosing(self._watch(b)) as states:
-                assert await anext(states) == {"x": b"value"}
+                assert await self._next(states) == {"x": b"value"}
 
     async def test_changes_are_seen(self) -> None:
         """Watchers see what is announced, replaced and released, by whichever adapter."""
@@ -199,17 +201,16 @@ class MembershipSuite:
         """A watcher sees nothing of names outside its prefix."""
         own = f"{self.prefix}/x"
         async with self._adapters(1) as (a,), aclosing(a.watch(own)) as states:
-            assert await anext(states) == []
+            assert await self._next(states) == []
             await a.announce(await self._hold(a, "xy", 60), b"other")
             await a.announce(await self._hold(a, "x", 60), b"mine")
-            async with asyncio.timeout(self.late):
-                assert [member.value for member in await anext(states)] == [b"mine"]
+            assert [member.value for member in await self._next(states)] == [b"mine"]
 
     async def test_closing_ends_watching(self) -> None:
         """A watcher that waits when `close` begins gets NotOpenError."""
         async with self._adapters(1) as (a,):
             states = self._watch(a)
-            assert await anext(states) == {}
+            assert await self._next(states) == {}
             waiting = asyncio.ensure_future(anext(states))
             await asyncio.sleep(0.05)
             async with asyncio.timeout(10):
@@ -241,6 +242,10 @@ class MembershipSuite:
         async with aclosing(adapter.watch(self.prefix)) as states:
             async for members in states:
                 yield {one.name.removeprefix(f"{self.prefix}/"): one.value for one in members}
+
+    async def _next(self, states: AsyncIterator[T]) -> T:
+        async with asyncio.timeout(self.late):
+            return await anext(states)
 
     async def _until(
         self, states: AsyncIterator[dict[str, bytes]], expected: dict[str, bytes], after: float = 0
