@@ -89,7 +89,7 @@ async def test_a_commit_in_another_thread(cluster):
         await eventually(lambda: log.messages == [1])
 
 
-@pytest.mark.parametrize("transaction", [object(), "default", 5, {}])
+@pytest.mark.parametrize("transaction", [object(), 5, {}])
 async def test_what_is_no_transaction(cluster, transaction):
     """An object that no bridge knows is refused, and nothing is sent."""
     async with cluster.wired() as (manager, wire):
