@@ -75,12 +75,8 @@ class Space:
         return None if found is None else Stored(found[0], found[1])
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
-        found: list[Stored | None] = []
-        for start in range(0, len(keys), _ENTRIES):
-            part = list(keys[start : start + _ENTRIES])
-            entries = await self._request(Op.CACHE_GET, self._name, part)
-            found += [None if entry is None else Stored(entry[0], entry[1]) for entry in entries]
-        return found
+        entries = await self._in_parts(Op.CACHE_GET, list(keys))
+        return [None if entry is None else Stored(entry[0], entry[1]) for entry in entries]
 
     async def set(self, key: str, value: Any, lifetime: float | None) -> None:
         await self.set_many({key: value}, lifetime)
@@ -101,11 +97,21 @@ class Space:
         return swapped
 
     async def delete(self, keys: Sequence[str]) -> list[Any]:
-        values: list[Any] = []
-        for start in range(0, len(keys), _ENTRIES):
-            part = list(keys[start : start + _ENTRIES])
-            values += await self._request(Op.CACHE_DELETE, self._name, part)
-        return values
+        return await self._in_parts(Op.CACHE_DELETE, list(keys))
+
+    async def _in_parts(self, op: Op, keys: list[str]) -> list[Any]:
+        """Return what *op* answers for *keys*, in as many requests as that takes."""
+        if len(keys) <= _ENTRIES:
+            try:
+                answer: list[Any] = await self._request(op, self._name, keys)
+            except BackendRefused:
+                # Their values may be too much for one answer.
+                if len(keys) < 2:
+                    raise
+            else:
+                return answer
+        half = len(keys) // 2
+        return await self._in_parts(op, keys[:half]) + await self._in_parts(op, keys[half:])
 
     async def keys(self) -> list[str]:
         keys: list[str] = await self._request(Op.CACHE_KEYS, self._name)

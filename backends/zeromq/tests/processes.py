@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,11 +26,12 @@ def free_port() -> int:
 #: The broker with limits that the command line does not offer.
 _EMBEDDED = """
 import asyncio, json, sys
+from pathlib import Path
 from corekit_zeromq.broker import Broker, Limits
 
-async def main(listen, data, durability, limits):
-    durable = durability == "full"
-    async with Broker([listen], data, durable=durable, limits=Limits(**json.loads(limits))) as it:
+async def main(listen, data, options, limits):
+    options = {name: Path(value) for name, value in json.loads(options).items()}
+    async with Broker([listen], data, limits=Limits(**json.loads(limits)), **options) as it:
         await it.stopped
 
 asyncio.run(main(*sys.argv[1:]))
@@ -39,14 +41,16 @@ asyncio.run(main(*sys.argv[1:]))
 class BrokerProcess:
     """A broker on a loopback port, which keeps its port and data over restarts.
 
-    *limits* are fields of `corekit_zeromq.broker.Limits`.
+    *limits* are fields of `corekit_zeromq.broker.Limits`, *files* those of the keys.
     """
 
-    def __init__(self, data: Path, *, durability: str = "full", **limits: float) -> None:
+    def __init__(
+        self, data: Path, *, files: Mapping[str, Path] | None = None, **limits: float
+    ) -> None:
         self.port = free_port()
         self.data = data
         self.log = data.with_suffix(".log")
-        self._durability = durability
+        self._files = json.dumps({name: str(path) for name, path in (files or {}).items()})
         self._limits = json.dumps(limits)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +61,7 @@ class BrokerProcess:
     def start(self) -> None:
         """Start the process and wait until it listens."""
         command = [sys.executable, "-c", _EMBEDDED, f"tcp://127.0.0.1:{self.port}"]
-        command += [str(self.data), self._durability, self._limits]
+        command += [str(self.data), self._files, self._limits]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         deadline = time.monotonic() + 15
