@@ -400,6 +400,7 @@ class Queue:
         self.bytes = sum(one.size for one in held)
         self.timed = sum(one.timed for one in held)
         self.dead = 0
+        self._journal.count(self)
         self._reset()
         # What is in flight comes back through `_returned`, never by being read in order.
         self._cursor, self._horizon = last, _BEHIND_ALL

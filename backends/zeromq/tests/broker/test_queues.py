@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import pytest
+from corekit_zeromq.broker.consumer import Consumer
 from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.limits import Limits
 from corekit_zeromq.broker.queues import Queues
@@ -13,15 +13,13 @@ from corekit_zeromq.broker.sessions import Session
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
     precondition,
     rule,
 )
 
-from corekit.errors import BackendRefused, QueueFull, StorageFull
+from corekit.errors import QueueFull
 
 #: Windows so small that every path between memory and disk is taken.
 LIMITS = Limits(
@@ -48,14 +46,15 @@ class Expected:
 
 def memory_directory() -> Path:
     """Return a new directory, in memory if the system has such a place: thousands of commits."""
-    shared = Path("/dev/shm")
+    shared = Path("/dev/shm")  # noqa: S108 - a new directory is made in it
     return Path(tempfile.mkdtemp(dir=shared if shared.is_dir() else None))
+
+
+holding = precondition(lambda self: any(one.token for one in self.messages.values()))
 
 
 class QueueMachine(RuleBasedStateMachine):
     """One queue with two consumers. After each rule the counts must be those of the model."""
-
-    tokens = Bundle("tokens")
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +64,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.epoch = 0
         self.seq = 0
         self.number = 0
+        self.spent: list[bytes] = []
         self.messages: dict[int, Expected] = {}
         self.kept: dict[int, Expected] = {}
         self.start()
@@ -96,17 +96,22 @@ class QueueMachine(RuleBasedStateMachine):
             key=lambda one: one.seq,
         )
 
-    def holder(self, token: bytes):
-        for session in self.sessions:
-            consumer = session.consumers.get(1)
-            if consumer is not None and token in consumer.held:
-                return consumer
-        return None
+    def holder(self, token: bytes) -> Consumer:
+        consumers = [session.consumers[1] for session in self.sessions]
+        return next(consumer for consumer in consumers if token in consumer.held)
 
     # -- rules
 
-    @rule(size=st.integers(0, 30), delay=st.sampled_from([0, 0, 0, 0.5, 30]))
-    def publish(self, size: int, delay: float) -> None:
+    @rule(
+        size=st.integers(0, 30),
+        delay=st.sampled_from([0, 0, 0, 0.5, 30]),
+        count=st.integers(1, 5),
+    )
+    def publish(self, size: int, delay: float, count: int) -> None:
+        for _ in range(count):
+            self.publish_one(size, delay)
+
+    def publish_one(self, size: int, delay: float) -> None:
         self.number += 1
         id_ = f"m{self.number}"
         waiting = sum(one.error is None for one in self.messages.values())
@@ -124,7 +129,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(repeated=st.integers(0, 5))
     def publish_again(self, repeated: int) -> None:
-        """The same id, as after a lost answer: nothing is queued twice."""
+        """Publish an id again, as after a lost answer: nothing is queued twice."""
         if self.number - repeated > 0:
             id_ = f"m{self.number - repeated}"
             since = self.now - LIMITS.dedup_window
@@ -136,7 +141,7 @@ class QueueMachine(RuleBasedStateMachine):
                     self.now, self.wall, QUEUE, id_, b"other", 0, None, repeated=True
                 )
 
-    @rule(who=st.integers(0, 1), credit=st.integers(1, 4))
+    @rule(who=st.integers(0, 1), credit=st.integers(1, 6))
     def grant(self, who: int, credit: int) -> None:
         consumer = self.sessions[who].consumers[1]
         self.queues.grant(consumer, credit)
@@ -145,11 +150,12 @@ class QueueMachine(RuleBasedStateMachine):
     def revoke(self, who: int) -> None:
         self.queues.revoke(self.sessions[who].consumers[1])
 
-    @rule(target=tokens)
-    def turn(self):
-        """Everything is handed out in the order of publishing, as far as credit goes; then the
-        turn commits.
-        """
+    def tokens(self) -> list[bytes]:
+        return sorted(one.token for one in self.messages.values() if one.token)
+
+    @rule()
+    def turn(self) -> None:
+        """Take a turn: messages are handed out in order, as far as credit goes."""
         credit = sum(session.consumers[1].credit for session in self.sessions)
         expected = self.ready()[:credit]
         delivered = []
@@ -166,53 +172,59 @@ class QueueMachine(RuleBasedStateMachine):
         for one, (token, *_) in zip(expected, delivered, strict=True):
             one.token = token
         self.commit()
-        return delivered[0][0] if delivered else b"none"
 
-    def settled(self, token: bytes) -> Expected | None:
+    def settled(self, token: bytes) -> Expected:
         for one in self.messages.values():
             if one.token == token:
                 one.token = None
                 return one
-        return None
+        raise AssertionError("no such delivery")
 
-    @rule(token=consumes(tokens))
-    def ack(self, token: bytes) -> None:
-        consumer = self.holder(token)
-        expected = self.settled(token)
-        if consumer is None:
-            # Late: refused, and nothing is deleted.
-            assert expected is None
-            assert self.queues.ack(self.sessions[0].consumers[1], [token]) == [token]
-            return
-        assert self.queues.ack(consumer, [token, token]) == [token]
-        del self.messages[expected.seq]
+    @rule(data=st.data())
+    @holding
+    def ack(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(self.tokens()))
+        assert self.queues.ack(self.holder(token), [token, token]) == [token]
+        del self.messages[self.settled(token).seq]
+        self.spent.append(token)
 
-    @rule(token=consumes(tokens), started=st.booleans())
-    def release(self, token: bytes, started: bool) -> None:
-        consumer = self.holder(token)
-        if consumer is not None:
-            self.queues.release(consumer, consumer.held.pop(token), started=started)
-            self.settled(token).deaths += started
+    @rule()
+    def ack_late(self) -> None:
+        """Acknowledge with spent tokens, and those of another consumer: nothing is deleted."""
+        for consumer in (session.consumers[1] for session in self.sessions):
+            foreign = [token for token in self.tokens() if token not in consumer.held]
+            assert self.queues.ack(consumer, self.spent + foreign) == self.spent + foreign
 
-    @rule(token=consumes(tokens), delay=st.sampled_from([0.0, 0.2, 5.0]))
-    def retry(self, token: bytes, delay: float) -> None:
+    @rule(data=st.data(), started=st.booleans())
+    @holding
+    def release(self, data: st.DataObject, started: bool) -> None:
+        token = data.draw(st.sampled_from(self.tokens()))
         consumer = self.holder(token)
-        if consumer is not None:
-            self.queues.retry(self.now, consumer, consumer.held.pop(token), delay)
-            one = self.settled(token)
-            one.attempts += 1
-            one.deaths = 0
-            one.due = self.now + delay
+        self.queues.release(consumer, consumer.held.pop(token), started=started)
+        self.settled(token).deaths += started
+        self.spent.append(token)
 
-    @rule(token=consumes(tokens))
-    def bury(self, token: bytes) -> None:
+    @rule(data=st.data(), delay=st.sampled_from([0.0, 0.2, 5.0]))
+    @holding
+    def retry(self, data: st.DataObject, delay: float) -> None:
+        token = data.draw(st.sampled_from(self.tokens()))
         consumer = self.holder(token)
-        if consumer is not None:
-            self.queues.bury(self.wall, consumer, consumer.held.pop(token), "gone")
-            self.settled(token).error = "gone"
-            dead = sorted(one.seq for one in self.messages.values() if one.error)
-            for seq in dead[: -LIMITS.dead_letters]:
-                del self.messages[seq]
+        self.queues.retry(self.now, consumer, consumer.held.pop(token), delay)
+        one = self.settled(token)
+        one.attempts += 1
+        one.deaths = 0
+        one.due = self.now + delay
+
+    @rule(data=st.data())
+    @holding
+    def bury(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(self.tokens()))
+        consumer = self.holder(token)
+        self.queues.bury(self.wall, consumer, consumer.held.pop(token), "gone")
+        self.settled(token).error = "gone"
+        dead = sorted(one.seq for one in self.messages.values() if one.error)
+        for seq in dead[: -LIMITS.dead_letters]:
+            del self.messages[seq]
 
     @rule(data=st.data())
     @precondition(lambda self: any(one.error for one in self.messages.values()))
@@ -224,6 +236,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.messages[self.seq] = Expected(self.seq, old.id, old.body, self.now)
 
     @rule(who=st.integers(0, 1), died=st.booleans())
+    @holding
     def lose_consumer(self, who: int, died: bool) -> None:
         session = self.sessions[who]
         consumer = session.consumers[1]
@@ -249,19 +262,16 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(claimed=st.booleans())
     def crash(self, claimed: bool) -> None:
-        """What was committed is there, in order; held messages can be claimed by their tokens."""
+        """Start again: what was committed is there, and held messages can be claimed."""
         self.journal.close()
         held = [one.token for one in self.kept.values() if one.token]
+        self.spent.clear()
         self.messages = {seq: replace(one, token=None) for seq, one in self.kept.items()}
         # The last seq that was committed; those after it are given again.
         self.start()
         self.seq = self.queues.last_seq
         if not claimed:
             return
-        for one, token in zip(
-            [one for one in self.kept.values()], [one.token for one in self.kept.values()]
-        ):
-            assert one.token == token
         for token in held:
             new = self.queues.claim(self.sessions[0].consumers[1], token)
             seq = int.from_bytes(token[16:24], "big")

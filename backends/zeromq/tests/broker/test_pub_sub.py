@@ -1,0 +1,193 @@
+"""Pub/sub in the broker: order, replay, gaps, slow subscribers."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from corekit_zeromq.protocol import Op, Reply, encode
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .peer import Bench, Peer
+
+
+def received(peer: Peer) -> list[bytes | str]:
+    """Return the payloads in the peer's inbox; a gap is told as "gap"."""
+    seen: list[bytes | str] = []
+    for command in peer.inbox:
+        if command[0] == Reply.MESSAGES:
+            seen += command[3]
+        elif command[0] == Reply.GAP:
+            seen.append("gap")
+    return seen
+
+
+def subscribe(peer: Peer, epoch: int | None = None, seq: int = 0) -> int:
+    before = len(peer.inbox)
+    peer.send([Op.SUBSCRIBE, 1, "c", epoch, seq])
+    kind, rid, answer = peer.inbox[before]
+    assert (kind, rid) == (Reply.OK, 1)
+    return int(answer)
+
+
+def test_every_subscriber_gets_every_message(bench: Bench) -> None:
+    """In the order of publishing, the publisher too; what was published before does not come."""
+    one, two = bench.peer(), bench.peer()
+    one.send([Op.PUBLISH, "c", [b"before"]])
+    assert subscribe(one) == subscribe(two) == 2
+    two.send(
+        [Op.PUBLISH, "c", [b"a", b"b"]], [Op.PUBLISH, "other", [b"x"]], [Op.PUBLISH, "c", [b"c"]]
+    )
+    assert received(one) == received(two) == [b"a", b"b", b"c"]
+
+
+def test_one_turn_is_one_command(bench: Bench) -> None:
+    """What was published in one turn goes out together, encoded once for all subscribers."""
+    one, two = bench.peer(), bench.peer()
+    subscribe(one), subscribe(two)
+    frames = [(one.route, encode(n, 0, [[Op.PUBLISH, "c", [b"%d" % n]]])) for n in (2, 3, 4)]
+    bench.turn(*frames)
+    assert two.inbox[1:] == [[Reply.MESSAGES, "c", 1, [b"2", b"3", b"4"]]]
+
+
+def test_subscribing_within_a_turn(bench: Bench) -> None:
+    """What comes before the SUBSCRIBE in a frame does not arrive, what follows does."""
+    peer = bench.peer()
+    peer.send(
+        [Op.PUBLISH, "c", [b"1"]],
+        [Op.SUBSCRIBE, 1, "c", None, 0],
+        [Op.PUBLISH, "c", [b"2"]],
+        [Op.UNSUBSCRIBE, "c"],
+        [Op.PUBLISH, "c", [b"3"]],
+    )
+    assert received(peer) == [b"2"]
+
+
+def test_a_subscriber_that_comes_back_gets_what_it_lacks(bench: Bench) -> None:
+    """With epoch and number of the next message: in order, without duplicates, without a gap."""
+    one, two = bench.peer(), bench.peer()
+    subscribe(one)
+    one.send([Op.PUBLISH, "c", [b"1", b"2"]])
+    two.send([Op.PUBLISH, "c", [b"3"]])
+    assert subscribe(two, bench.engine.epoch, 2) == 2
+    two.send([Op.PUBLISH, "c", [b"4"]])
+    assert received(two) == [b"2", b"3", b"4"]
+
+
+@pytest.mark.parametrize("seq", [0, 1, 99])
+def test_a_gap_is_told(tmp_path: Path, seq: int) -> None:
+    """If the history does not reach back, or the number is from nowhere."""
+    bench = Bench(tmp_path, history_count=2)
+    peer = bench.peer()
+    peer.send([Op.PUBLISH, "c", [b"1", b"2", b"3", b"4"]])
+    assert subscribe(peer, bench.engine.epoch, seq) == 5
+    peer.send([Op.PUBLISH, "c", [b"5"]])
+    assert received(peer) == ["gap", b"5"]
+
+
+def test_another_life_is_a_gap(bench: Bench) -> None:
+    """Numbers of an earlier life of the broker mean nothing, even if they would fit."""
+    epoch = bench.engine.epoch
+    bench.crash()
+    peer = bench.peer()
+    assert subscribe(peer, epoch, 1) == 1
+    assert received(peer) == ["gap"]
+
+
+def test_the_history_is_bounded_in_bytes(tmp_path: Path) -> None:
+    """Per channel and over all channels."""
+    bench = Bench(tmp_path, history_bytes=100, history_total=250)
+    peer = bench.peer()
+    for channel in "abcdef":
+        peer.send([Op.PUBLISH, channel, [b"x" * 40] * 5])
+    channels = bench.engine.pub_sub._channels
+    assert [channel.bytes for channel in channels.values()] == [0, 0, 0, 80, 80, 80]
+    assert bench.engine.pub_sub._kept == 240
+
+
+def test_a_forgotten_channel_is_a_gap(tmp_path: Path) -> None:
+    """A channel that was forgotten for want of room does not begin at 1 again."""
+    bench = Bench(tmp_path, channels=1)
+    peer = bench.peer()
+    peer.send([Op.PUBLISH, "c", [b"1", b"2"]])
+    peer.send([Op.PUBLISH, "other", [b"x"]])
+    assert subscribe(peer, bench.engine.epoch, 2) > 3
+    assert received(peer) == ["gap"]
+
+
+def test_a_slow_subscriber_slows_nobody(tmp_path: Path) -> None:
+    """It gets what fits, then a gap, then what is new; others get all; its buffer is bounded."""
+    bench = Bench(tmp_path, outstanding=1000, history_count=10)
+    slow, fast, publisher = bench.peer(), bench.peer(), bench.peer()
+    subscribe(slow), subscribe(fast)
+    read_until = slow.received
+    for n in range(200):
+        publisher.send([Op.PUBLISH, "c", [b"%03d" % n * 10]])
+        fast.raw(encode(0, fast.received, []))
+    assert len(received(fast)) == 200
+    session = bench.engine.sessions.at(slow.route)
+    assert session.outstanding < 1100
+    assert read_until < slow.received
+    slow.raw(encode(0, slow.received, []))  # now it has read everything
+    publisher.send([Op.PUBLISH, "c", [b"new"]])
+    seen = received(slow)
+    assert seen.count("gap") == 1
+    assert seen[-1] == b"new"
+    place = seen.index("gap")
+    assert seen[:place] == received(fast)[:place]
+
+
+def test_a_subscriber_a_little_slow_loses_nothing(tmp_path: Path) -> None:
+    """As long as the history reaches back, it is the subscriber's buffer."""
+    bench = Bench(tmp_path, outstanding=1000)
+    slow, publisher = bench.peer(), bench.peer()
+    subscribe(slow)
+    for n in range(100):
+        publisher.send([Op.PUBLISH, "c", [b"%03d" % n * 10]])
+    while received(slow)[-1] != b"099" * 10:
+        before = slow.received
+        slow.raw(encode(0, slow.received, []))
+        assert slow.received > before
+    assert received(slow) == [b"%03d" % n * 10 for n in range(100)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.one_of(st.integers(1, 5), st.sampled_from(["cut", "return", "return late"])), max_size=30
+    )
+)
+def test_nothing_is_lost_silently(steps: list[int | str]) -> None:
+    """However the connection breaks: a hole in what a subscriber got has a gap in it."""
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), history_count=6)
+        peer, publisher = bench.peer(), bench.peer()
+        expected = subscribe(peer)
+        epoch, routes, count, seen = bench.engine.epoch, 0, 0, []
+        peer.inbox.clear()
+        for step in steps:
+            if isinstance(step, int):
+                publisher.send([Op.PUBLISH, "c", [b"%d" % (count + n) for n in range(step)]])
+                count += step
+            elif step == "cut":
+                bench.peers.pop(peer.route, None)
+            else:
+                if step == "return late":
+                    session = bench.engine.sessions.find(peer.session, peer.secret, "")
+                    bench.engine.end(session, died=True)
+                routes += 1
+                peer.hello(b"route %d" % routes)
+                if not peer.welcome[5]:
+                    peer.send([Op.SUBSCRIBE, 1, "c", epoch, expected])
+            for command in peer.inbox:
+                if command[0] == Reply.MESSAGES:
+                    assert command[2] == expected
+                    expected += len(command[3])
+                    seen += command[3]
+                elif command[0] == Reply.GAP:
+                    expected = command[2]
+            peer.inbox.clear()
+        if peer.route in bench.peers:
+            assert expected == count + 1
+        assert seen == sorted(set(seen), key=int)
+        bench.journal.close()

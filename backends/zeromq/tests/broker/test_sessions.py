@@ -1,0 +1,220 @@
+"""Sessions: what survives a lost connection, and what ends with a session."""
+
+from pathlib import Path
+
+import pytest
+from corekit_zeromq.protocol import ACKNOWLEDGE_FRAMES, MAGIC, VERSION, Op, Reply, encode
+
+from .peer import Bench, Peer
+
+
+def test_frames_lost_with_a_connection_are_sent_again(bench: Bench) -> None:
+    """After a reconnect the session goes on, and what was on its way arrives once, in order."""
+    peer, other = bench.peer(), bench.peer()
+    peer.send([Op.SUBSCRIBE, 1, "c", None, 0])
+    bench.peers.pop(peer.route)  # the connection breaks: what is sent now is lost
+    for n in range(3):
+        other.send([Op.PUBLISH, "c", [b"%d" % n]])
+    peer.inbox.clear()
+    peer.hello(b"another route")
+    assert peer.welcome[5] is True
+    assert [command[3] for command in peer.inbox] == [[b"0"], [b"1"], [b"2"]]
+
+
+def test_frames_sent_twice_count_once(bench: Bench) -> None:
+    """A client that sends again what the broker got before does nothing twice."""
+    peer = bench.peer()
+    frame = encode(1, 0, [[Op.QUEUE_PUBLISH, 1, "q", "id", b"x", 0, None]])
+    peer.raw(frame)
+    peer.raw(frame)
+    assert bench.engine.queues.stats(bench.now, "q") == (1, 0, 0, 0)
+
+
+def test_a_lost_frame_breaks_the_connection_not_the_session(bench: Bench) -> None:
+    """After a hole in the numbers the client is told to say HELLO, and resumes."""
+    peer = bench.peer()
+    peer.raw(encode(2, 0, [[Op.PUBLISH, "c", [b"x"]]]))
+    assert peer.inbox == [[Reply.UNKNOWN]]
+    peer.hello()
+    assert peer.welcome[5] is True
+    assert peer.welcome[6] == 0
+
+
+def test_the_secret_is_needed(bench: Bench) -> None:
+    """Who knows a session's id only gets a session of its own."""
+    peer = bench.peer()
+    thief = Peer(bench, b"thief")
+    thief.session, thief.secret = peer.session, bytes(16)
+    thief.hello()
+    assert thief.welcome[5] is False
+    assert thief.session != peer.session
+    assert peer.send([Op.QUEUE_STATS, 5, "q"]) == [[Reply.OK, 5, [0, 0, 0, 0]]]
+
+
+def test_the_key_is_needed(bench: Bench) -> None:
+    """A session cannot be resumed with another client's key, even with its secret."""
+    peer = bench.peer(user="key A")
+    peer.user = "key B"
+    peer.hello(b"another route")
+    assert peer.welcome[5] is False
+
+
+def test_silence_ends_a_session(bench: Bench) -> None:
+    """Its deliveries go to others at once, with a death counted; its locks are freed."""
+    peer, other = bench.peer(), bench.peer()
+    peer.publish("id")
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1], [Op.LOCK_ACQUIRE, 2, "l", 100, None])
+    other.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1], [Op.LOCK_ACQUIRE, 2, "l", 100, None])
+    other.inbox.clear()
+    for _ in range(12):
+        other.raw(encode(0, 0, []))
+        bench.wait(1)
+    kinds = [command[0] for command in other.inbox]
+    assert sorted(kinds) == [Reply.OK, Reply.DELIVERIES]
+    (delivery,) = other.inbox[kinds.index(Reply.DELIVERIES)][2]
+    assert delivery[3:5] == [1, 1]
+    assert len(bench.engine.sessions) == 1
+
+
+def test_a_farewell_counts_no_death(bench: Bench) -> None:
+    """BYE gives deliveries back uncounted."""
+    peer, other = bench.peer(), bench.peer()
+    peer.publish("id")
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    peer.send([Op.BYE])
+    delivered = other.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    assert delivered[0][2][0][3:5] == [1, 0]
+
+
+def test_heartbeats(bench: Bench) -> None:
+    """A client hears something at least each heartbeat; any frame of its own keeps it alive."""
+    peer = bench.peer()
+    bench.now += bench.limits.heartbeat
+    ((route, data),) = bench.engine.heartbeats(bench.now)
+    assert (route, data) == (peer.route, encode(0, 0, []))
+    assert bench.engine.heartbeats(bench.now) == []
+
+
+def test_many_frames_are_acknowledged(bench: Bench) -> None:
+    """A client that is told nothing else learns that its frames arrived."""
+    peer = bench.peer()
+    got: list[bytes] = []
+    bench.bring = lambda _, data: got.append(data)  # type: ignore[method-assign]
+    for _ in range(ACKNOWLEDGE_FRAMES):
+        peer.send([Op.UNSUBSCRIBE, "c"])
+    assert got == [encode(0, ACKNOWLEDGE_FRAMES, [])]
+
+
+def test_what_is_acknowledged_is_forgotten(bench: Bench) -> None:
+    """The broker keeps what it sent until the client has it, and not longer."""
+    peer = bench.peer()
+    peer.publish("id", b"x" * 1000)
+    (session,) = bench.engine.sessions
+    assert len(session.unacknowledged) == 1
+    peer.raw(encode(0, peer.received, []))
+    assert not session.unacknowledged
+    assert session.outstanding == 0
+
+
+@pytest.mark.parametrize(
+    ("hello", "code"),
+    [
+        ([Op.HELLO, MAGIC, VERSION + 1, "anything"], "version_mismatch"),
+        ([Op.HELLO, MAGIC, 0], "version_mismatch"),
+        ([Op.HELLO, "others", VERSION, b"", b"", 0, {}], "invalid_argument"),
+        ([Op.HELLO, MAGIC, VERSION, b"", b"", -1, {}], "invalid_argument"),
+        ([Op.HELLO, MAGIC, VERSION, b"", b""], "invalid_argument"),
+        ([Op.HELLO, MAGIC, VERSION, "text", b"", 0, {}], "invalid_argument"),
+        ([Op.HELLO], "invalid_argument"),
+    ],
+)
+def test_a_bad_hello_is_refused(bench: Bench, hello: list[object], code: str) -> None:
+    """The client is told why; no session is made for it."""
+    peer = Peer(bench, b"r")
+    peer.raw(encode(0, 0, [hello]))
+    assert [command[:2] for command in peer.inbox] == [[Reply.REFUSED, code]]
+    assert len(bench.engine.sessions) == 0
+
+
+def test_nothing_is_done_before_hello(bench: Bench) -> None:
+    """A command of a stranger makes no state; it is told, once in a while."""
+    peer = Peer(bench, b"r")
+    for _ in range(50):
+        peer.raw(encode(1, 0, [[Op.QUEUE_PUBLISH, 1, "q", "id", b"x", 0, None]]))
+    assert peer.inbox == [[Reply.UNKNOWN]]
+    assert len(bench.engine.queues) == 0
+
+
+def test_the_number_of_sessions_is_limited(tmp_path: Path) -> None:
+    """One too many is refused with a reason; those that are there go on."""
+    bench = Bench(tmp_path, sessions=2)
+    peers = [bench.peer(), bench.peer()]
+    third = Peer(bench, b"third")
+    third.hello()
+    assert third.inbox[0][:2] == [Reply.REFUSED, "backend_unavailable"]
+    assert peers[0].publish("id") == [Reply.OK, 1, "id"]
+
+
+def test_a_client_that_does_not_read_is_ended(tmp_path: Path) -> None:
+    """Answers do not pile up without bound."""
+    bench = Bench(tmp_path, outstanding=1000, replies=10_000)
+    peer = bench.peer()
+    peer.send([Op.CACHE_SET, 1, "s", True, {"k": b"x" * 3000}, None])
+    for rid in range(5):
+        peer.sent += 1
+        peer.raw(encode(peer.sent, 0, [[Op.CACHE_GET, rid, "s", ["k"]]]))
+    assert len(bench.engine.sessions) == 0
+
+
+def test_deliveries_can_be_claimed_after_a_restart(bench: Bench) -> None:
+    """A consumer that outlives the broker goes on with what it holds; nobody else gets it."""
+    peer, other = bench.peer(), bench.peer()
+    peer.publish("held")
+    peer.publish("waiting")
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    token = delivered[2][0][0]
+    old = peer.session, peer.secret
+    bench.crash()
+    # The other one is first, but has to wait for the one that may claim.
+    other.inbox.clear()
+    other.hello(b"o")
+    assert other.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 10]) == []
+    peer.session, peer.secret = old
+    peer.hello(b"p")
+    assert peer.welcome[5] is False
+    ((_, _, tokens),) = peer.send([Op.CONSUME, 1, "q"], [Op.CLAIM, 5, 1, [token, token, b"?"]])
+    assert tokens[0] is not None
+    assert tokens[1:] == [None, None]
+    assert [one[1] for command in other.inbox for one in command[2]] == ["waiting"]
+    assert peer.send([Op.ACK, 1, [tokens[0]]]) == []
+    assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 1, 0)
+
+
+def test_claims_are_not_waited_for_long(bench: Bench) -> None:
+    """If a session of the former life does not come back, others get its messages."""
+    bench.peer().publish("id")
+    bench.crash()
+    other = bench.peer()
+    assert other.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1]) == []
+    assert bench.engine.next_alarm() == bench.now + bench.limits.reclaim
+    bench.wait(bench.limits.reclaim)
+    assert other.inbox[0][0] == Reply.DELIVERIES
+
+
+def test_strangers_claim_nothing(bench: Bench) -> None:
+    """Without the secret of a former session a token is worth nothing."""
+    peer = bench.peer()
+    peer.publish("id")
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    bench.crash()
+    stranger = bench.peer()
+    answer = stranger.send([Op.CONSUME, 1, "q"], [Op.CLAIM, 5, 1, [delivered[2][0][0]]])
+    assert answer == [[Reply.OK, 5, [None]]]
+
+
+def test_the_brokers_own_absence_is_nobodys_death(bench: Bench) -> None:
+    """Time in which the broker was stopped is given back to the sessions."""
+    bench.peer()
+    bench.engine.sessions.extend(3600)
+    bench.wait(3600)
+    assert len(bench.engine.sessions) == 1
