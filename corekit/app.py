@@ -8,18 +8,19 @@ import os
 import re
 import signal
 import socket
+import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from . import names
 from .adapters import AdapterContext, CacheAdapter
 from .arguments import seconds, whole
 from .clock import SYSTEM_CLOCK, Clock
 from .config import BackendURL, from_environment
-from .errors import NotOpenError
+from .errors import NotOpenError, WrongLoop
 from .lifecycle import Gate
 from .managers.cache import Cache
 from .managers.cache_manager import CacheManager
@@ -140,6 +141,9 @@ class App:
         urls = {str(url) for url in self._urls.values()}
         return f"<App {self.name!r} {self.instance_id} {state} {' '.join(sorted(urls))}>"
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an App belongs to this process and cannot be copied: build one in each")
+
     def __del__(self) -> None:
         # A failed __init__ leaves no gate behind.
         gate = getattr(self, "_gate", None)
@@ -189,6 +193,7 @@ class App:
             self._starting = asyncio.get_running_loop().create_task(
                 self._open(), name=f"app {self.name}: start"
             )
+            self._starting.add_done_callback(self._ended)
         starting = self._starting
         self._starters += 1
         try:
@@ -228,6 +233,7 @@ class App:
             self._stopping = asyncio.get_running_loop().create_task(
                 self._close(allowed), name=f"app {self.name}: stop"
             )
+            self._stopping.add_done_callback(self._ended)
         if me is not self._stopping and not inside_handler():
             await asyncio.shield(self._stopping)
 
@@ -247,8 +253,10 @@ class App:
         """Start, block until SIGTERM or SIGINT, then drain and stop.
 
         A second signal has its ordinary effect: the process ends at once. Raises what `start` and
-        `stop` raise. Must be called from the main thread, outside of any event loop.
+        `stop` raise; WrongLoop outside of the main thread, or inside of an event loop.
         """
+        if asyncio._get_running_loop() or threading.current_thread() is not threading.main_thread():
+            raise WrongLoop("app.run() is for the main thread without a loop: use 'async with app'")
         with asyncio.Runner() as runner:
             runner.run(self._serve())
 
@@ -310,6 +318,11 @@ class App:
             logger.info("app %s: started as %s", self.name, self.instance_id)
         finally:
             self._starting = None
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        # A task that was cancelled before its first step has not told by itself.
+        self._starting = None if self._starting is task else self._starting
+        self._stopping = None if self._stopping is task else self._stopping
 
     async def _open_in_order(self) -> None:
         # All adapters are built before anything is opened: a missing one is told at once.

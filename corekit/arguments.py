@@ -44,6 +44,7 @@ def seconds(
     # The usual case first: this check is on every data path.
     if (type(value) is float or type(value) is int) and 0 < value <= LONGEST:
         return float(value)
+    given = value
     if isinstance(value, timedelta):
         value = value.total_seconds()
     elif isinstance(value, bool) or not isinstance(value, int | float):
@@ -56,7 +57,7 @@ def seconds(
     least = "at least 0" if zero else "greater than 0"
     most = ", or math.inf" if infinite else ""
     raise InvalidArgument(
-        f"{parameter} must be {least} and at most ten years in seconds{most}, not {shown(value)}"
+        f"{parameter} must be {least} and at most ten years in seconds{most}, not {shown(given)}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import names
 from .arguments import is_async, shown
-from .errors import ConfigurationError
+from .errors import ConfigurationError, InvalidType
 
 if TYPE_CHECKING:
     from .app import App
@@ -88,10 +88,13 @@ def attached(
 ) -> dict[str, Plugin]:
     """Return the plugins that *given* means, by name, as parts of *app*.
 
-    A str is the name of a plugin among the *offered*. Raises ConfigurationError if one of them is
-    no plugin, has no proper name, a name that another has, a hook that is not async, or belongs to
-    another App; none is attached then.
+    A str is the name of a plugin among the *offered*. Raises InvalidType if *given* is no list or
+    other iterable, or a lone str, and ConfigurationError if one of them is no plugin, has no proper
+    name, a name that another has, a hook that is not async, or belongs to another App; none is
+    attached then.
     """
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise InvalidType(f"plugins must be a list of plugins, not {shown(given)}")
     found: dict[str, Plugin] = {}
     for each in given:
         plugin = _checked(_offered(each, offered) if isinstance(each, str) else each)
