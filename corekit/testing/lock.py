@@ -36,6 +36,10 @@ class LockSuite:
     tick = 0.05
     """Longer than one call to the backend takes, in seconds; much shorter than `ttl`."""
 
+    late = 0.0
+    """How much later than a grant's time, in seconds, the backend may notice that it is over; half
+    of the ttl is allowed anyway."""
+
     clock: Clock
 
     def make_adapter(self) -> LockAdapter:
@@ -361,7 +365,7 @@ class LockSuite:
 
     def _late(self, grant: Grant) -> float:
         """Return how much later than a grant's time a backend may notice that it is over."""
-        return max(grant.ttl / 2, 2 * self.tick)
+        return max(self.late, grant.ttl / 2, 2 * self.tick)
 
     async def _take(self, adapter: LockAdapter, wait: float = 0) -> Grant:
         grant = await adapter.acquire(self.name, self._ttl(adapter), wait)

@@ -1,0 +1,118 @@
+"""Watches: one stream for all of them, resumed where it broke off."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import Any
+
+from corekit.errors import BackendRefused
+
+from .connection import Connection
+from .driver import Endpoint, WatchCancelRequest, WatchCreateRequest, WatchRequest
+from .stream import Stream
+
+
+class Watch:
+    """Tells that something happened to a range of keys. A context manager: it ends with the block.
+
+    `happened` is set by the first event, and also when the history that was to be watched is gone
+    (compacted) or watching was refused: look again in any case. For another event, clear it before
+    looking.
+    """
+
+    def __init__(
+        self, watches: Watches, number: int, start: bytes, end: bytes, revision: int, puts: bool
+    ) -> None:
+        self._watches = watches
+        self._number = number
+        self._start = start
+        self._end = end
+        self._puts = puts
+        #: The first revision that has not been seen yet.
+        self.revision = revision
+        self.happened = asyncio.Event()
+        #: Why the cluster refuses to be watched, if it does.
+        self.refusal: BackendRefused | None = None
+
+    def __repr__(self) -> str:
+        state = "happened" if self.happened.is_set() else "waits"
+        return f"<Watch {self._start!r} from {self.revision} {state}>"
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._watches.end(self._number)
+
+    def request(self) -> WatchRequest:
+        """Return what begins this watch on a new stream."""
+        create = WatchCreateRequest(
+            key=self._start,
+            range_end=self._end,
+            start_revision=self.revision,
+            watch_id=self._number,
+            filters=[] if self._puts else [WatchCreateRequest.NOPUT],
+        )
+        return WatchRequest(create_request=create)
+
+    def take(self, response: Any) -> None:
+        """Take what the server says about this watch."""
+        if response.events:
+            self.revision = response.events[-1].kv.mod_revision + 1
+            self.happened.set()
+
+
+class Watches:
+    """All watches of one adapter."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._numbers = count(1)
+        self._watches: dict[int, Watch] = {}
+        self._stream = Stream(connection, "watch", _method, self)
+
+    def __repr__(self) -> str:
+        return f"<Watches {len(self._watches)} {self._stream!r}>"
+
+    def watch(self, start: bytes, end: bytes = b"", *, revision: int, puts: bool = True) -> Watch:
+        """Watch the range from *revision* on; without *puts* only for keys that go."""
+        number = next(self._numbers)
+        watch = self._watches[number] = Watch(self, number, start, end, revision, puts)
+        self._stream.send(watch.request())
+        return watch
+
+    def end(self, number: int) -> None:
+        """Watch no longer."""
+        if self._watches.pop(number, None) is not None:
+            self._stream.send(WatchRequest(cancel_request=WatchCancelRequest(watch_id=number)))
+
+    async def close(self) -> None:
+        """End all watches, without waking anybody."""
+        self._watches.clear()
+        await self._stream.close()
+
+    def opened(self) -> None:
+        for watch in self._watches.values():
+            self._stream.send(watch.request())
+
+    def received(self, response: Any) -> None:
+        watch = self._watches.get(response.watch_id)
+        if watch is None:
+            return
+        if not response.canceled:
+            watch.take(response)
+            return
+        del self._watches[response.watch_id]
+        if not response.compact_revision:
+            watch.refusal = BackendRefused(f"watching was refused: {response.cancel_reason}")
+        watch.happened.set()
+
+    def refused(self, error: BackendRefused) -> None:
+        for watch in self._watches.values():
+            watch.refusal = error
+            watch.happened.set()
+        self._watches.clear()
+
+
+def _method(endpoint: Endpoint) -> Any:
+    return endpoint.watch
