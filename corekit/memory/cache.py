@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, islice
@@ -37,6 +38,9 @@ class _Entries:
     """The entries of one space, least recently used first."""
 
     def __init__(self) -> None:
+        #: Held by everything but `peek`: Apps in several threads may share the space. Reentrant,
+        #: since a value that is dropped may run any code.
+        self.lock = threading.RLock()
         self.slots: OrderedDict[str, _Slot] = OrderedDict()
         #: The keys that are still to be looked at in the present round.
         self._round: Iterator[str] = iter(())
@@ -61,12 +65,13 @@ class _Hub:
 
 
 class MemorySpace:
-    """A space of a `MemoryCache`; nothing in it ever waits."""
+    """A space of a `MemoryCache`; nothing in it ever waits for anything but other threads."""
 
     def __init__(self, name: str, hub: _Hub, clock: Clock, limit: int | None) -> None:
         self._name = name
         self._versions = hub.versions
         self._entries = hub.spaces.setdefault(name, _Entries())
+        self._lock = self._entries.lock
         self._slots = self._entries.slots
         self._touch = self._slots.move_to_end
         self._now = clock.monotonic
@@ -76,47 +81,54 @@ class MemorySpace:
         return f"<MemorySpace {self._name!r} entries={len(self._slots)} max={self._max}>"
 
     def peek(self, key: str) -> Any:
+        # Each of the two steps is one of the interpreter's: no lock is needed.
         try:
             self._touch(key)
+            return self._slots[key].value
         except KeyError:
             return None
-        return self._slots[key].value
 
     async def get(self, key: str) -> Stored | None:
-        slot = self._find(key)
+        with self._lock:
+            slot = self._find(key)
         return None if slot is None else Stored(slot.value, slot.version)
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
         return [await self.get(key) for key in keys]
 
     async def set(self, key: str, value: Any, lifetime: float | None) -> None:
-        self._write(key, value, lifetime)
+        with self._lock:
+            self._write(key, value, lifetime)
 
     async def set_many(self, entries: Mapping[str, Any], lifetime: float | None) -> None:
-        for key, value in entries.items():
-            self._write(key, value, lifetime)
+        with self._lock:
+            for key, value in entries.items():
+                self._write(key, value, lifetime)
 
     async def swap(
         self, key: str, value: Any, version: object | None, lifetime: float | None
     ) -> bool:
-        slot = self._find(key)
-        if (None if slot is None else slot.version) != version:
-            return False
-        self._write(key, value, lifetime)
+        with self._lock:
+            slot = self._find(key)
+            if (None if slot is None else slot.version) != version:
+                return False
+            self._write(key, value, lifetime)
         return True
 
     async def delete(self, keys: Sequence[str]) -> list[Any]:
-        slots = [self._find(key) and self._slots.pop(key) for key in keys]
+        with self._lock:
+            slots = [self._find(key) and self._slots.pop(key) for key in keys]
         return [None if slot is None else slot.value for slot in slots]
 
     async def keys(self) -> list[str]:
         now = self._now()
-        return [
-            key for key, slot in self._slots.items() if slot.deadline is None or slot.deadline > now
-        ]
+        with self._lock:
+            slots = list(self._slots.items())
+        return [key for key, slot in slots if slot.deadline is None or slot.deadline > now]
 
     async def clear(self) -> None:
-        self._slots.clear()
+        with self._lock:
+            self._slots.clear()
 
     def _find(self, key: str) -> _Slot | None:
         slot = self._slots.get(key)
@@ -171,9 +183,10 @@ class MemoryCache:
         return MemorySpace(name, self._hub, self._clock, limit if evict else None)
 
     async def clear(self, prefix: str) -> None:
-        for name, entries in self._hub.spaces.items():
+        for name, entries in list(self._hub.spaces.items()):
             if name.startswith(prefix):
-                entries.slots.clear()
+                with entries.lock:
+                    entries.slots.clear()
 
 
 def memory_cache(url: BackendURL, context: AdapterContext) -> CacheAdapter:

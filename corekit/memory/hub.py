@@ -22,7 +22,8 @@ def hub(url: BackendURL, context: AdapterContext, kind: type[T]) -> T:
     name = url.name or context.app
     found = _HUBS.get((name, kind))
     if found is None:
-        found = _HUBS[name, kind] = kind()
+        # `setdefault` is one step: of Apps that come at once from several threads, one is first.
+        found = _HUBS.setdefault((name, kind), kind())
     return cast(T, found)
 
 
