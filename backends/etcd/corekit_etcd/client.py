@@ -102,8 +102,9 @@ class Client:
         for pending in self._pending:
             pending.end()
         # None of them waits for anything on its way out.
-        while any(pending.task is not me for pending in self._pending):
+        while any(pending.task is not me for pending in self._pending):  # noqa: ASYNC110 - they end in this turn or the next
             await asyncio.sleep(0)
+        return True
 
     async def call(self, name: Call, request: Any, *, repeatable: bool = True) -> Any:
         """Return the answer of the cluster; see `Connection.call`."""
@@ -148,10 +149,11 @@ class _Pending:
         traceback: TracebackType | None,
     ) -> None:
         self._all.discard(self)
-        if self._ended and self.task is not None:
-            # As asyncio.timeout does: a cancellation from elsewhere stays one.
-            if self.task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-                raise self._client.refusal() from None
+        if not self._ended or self.task is None:
+            return
+        # As asyncio.timeout does: a cancellation from elsewhere stays one.
+        if self.task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise self._client.refusal() from None
 
     def end(self) -> None:
         """Cancel the call; it raises NotOpenError."""

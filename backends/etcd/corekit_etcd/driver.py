@@ -171,9 +171,7 @@ def none_in(start: bytes, end: bytes = b"") -> Compare:
 
 def created_at(key: bytes, revision: int) -> Compare:
     """Return the condition that *key* is the one that was created at *revision*."""
-    return Compare(
-        result=Compare.EQUAL, target=Compare.CREATE, key=key, create_revision=revision
-    )
+    return Compare(result=Compare.EQUAL, target=Compare.CREATE, key=key, create_revision=revision)
 
 
 def all_newer(start: bytes, end: bytes, revision: int) -> Compare:

@@ -8,6 +8,7 @@ import math
 import secrets
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from typing import Any
 
@@ -61,6 +62,18 @@ class Lease:
         return -math.inf if self.lost else self.refreshed + self.ttl
 
 
+async def grant(client: Client, ttl: int) -> Lease:
+    """Return a new lease of at least *ttl* seconds."""
+    # With an id of our own it can be asked for twice.
+    lease_id = secrets.randbits(62) + 1
+    now = client.clock.monotonic()
+    try:
+        answer = await client.call(Call.GRANT, LeaseGrantRequest(TTL=ttl, ID=lease_id))
+    except LeaseExists:
+        return Lease(lease_id, ttl, ttl, now)
+    return Lease(lease_id, ttl, answer.TTL, now)
+
+
 class _Refreshing:
     """A refreshing that was not answered yet."""
 
@@ -101,18 +114,7 @@ class Leases:
             lease = spares.pop()
             if lease.ends > now:
                 return lease
-        return await self.grant(ttl)
-
-    async def grant(self, ttl: int) -> Lease:
-        """Return a new lease of at least *ttl* seconds."""
-        # With an id of our own it can be asked for twice.
-        lease_id = secrets.randbits(62) + 1
-        now = self._clock.monotonic()
-        try:
-            answer = await self._client.call(Call.GRANT, LeaseGrantRequest(TTL=ttl, ID=lease_id))
-        except LeaseExists:
-            return Lease(lease_id, ttl, ttl, now)
-        return Lease(lease_id, ttl, answer.TTL, now)
+        return await grant(self._client, ttl)
 
     def give_back(self, lease: Lease) -> None:
         """Keep *lease*, to which no key is bound any more, as a spare one."""
@@ -160,10 +162,8 @@ class Leases:
 
     async def revoke(self, lease: Lease) -> None:
         """End *lease* at once, and with it whatever is bound to it or may still arrive."""
-        try:
+        with suppress(LeaseGone):
             await self._client.call(Call.REVOKE, LeaseRevokeRequest(ID=lease.id))
-        except LeaseGone:
-            pass
 
     def revoke_later(self, lease: Lease) -> None:
         """End *lease* in the background; if that fails, it ends by its time."""

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 
 from .client import Client
-from .driver import Call, LeaseGrantRequest
-from .failures import LeaseExists
+from .leases import Lease, grant
 
 #: How much longer than its lifetime an entry may be kept: each class of lifetimes is so many times
 #: the one before, and a lease is used for so long a part of its class's time.
@@ -24,17 +22,17 @@ _ENTRIES = 1000
 class _Bucket:
     """The lease that entries of one class of lifetimes are bound to at present."""
 
-    __slots__ = ("ends", "entries", "granting", "lease")
+    __slots__ = ("entries", "granting", "lease")
 
     def __init__(self) -> None:
-        self.lease = 0
-        #: When the lease ends at the earliest, on the monotonic clock.
-        self.ends = -math.inf
+        self.lease: Lease | None = None
         self.entries = 0
         self.granting = asyncio.Lock()
 
-    def serves(self, until: float) -> bool:
-        return self.ends >= until and self.entries < _ENTRIES
+    def serving(self, until: float) -> Lease | None:
+        if self.lease is None or self.lease.ends < until or self.entries >= _ENTRIES:
+            return None
+        return self.lease
 
 
 class Lifetimes:
@@ -55,29 +53,22 @@ class Lifetimes:
         """Return the id of a lease that lasts at least *lifetime*; 0, which is none, for None."""
         if lifetime is None:
             return 0
-        # All entries shorter than a second are of one class.
+        # All that are shorter than a second are of one class.
         number = max(0, math.ceil(math.log(max(lifetime, 1), _GROWTH)))
         bucket = self._buckets.setdefault(number, _Bucket())
-        if not bucket.serves(self._clock.monotonic() + lifetime):
+        lease = bucket.serving(self._clock.monotonic() + lifetime)
+        if lease is None:
             async with bucket.granting:
-                if not bucket.serves(self._clock.monotonic() + lifetime):
-                    await self._grant(bucket, _GROWTH**number)
+                lease = bucket.serving(self._clock.monotonic() + lifetime)
+                if lease is None:
+                    ttl = math.ceil(_GROWTH ** (number + 1)) + _LEAST_SHARED
+                    lease = bucket.lease = await grant(self._client, ttl)
+                    bucket.entries = 0
         bucket.entries += entries
-        return bucket.lease
+        return lease.id
 
-    def forget(self, lease: int) -> None:
-        """Use *lease* no more: etcd does not know it."""
+    def forget(self, lease_id: int) -> None:
+        """Use this lease no more: etcd does not know it."""
         for bucket in self._buckets.values():
-            if bucket.lease == lease:
-                bucket.ends = -math.inf
-
-    async def _grant(self, bucket: _Bucket, longest: float) -> None:
-        ttl = math.ceil(longest * _GROWTH) + _LEAST_SHARED
-        # With an id of our own it can be asked for twice.
-        lease = secrets.randbits(62) + 1
-        now = self._clock.monotonic()
-        try:
-            await self._client.call(Call.GRANT, LeaseGrantRequest(TTL=ttl, ID=lease))
-        except LeaseExists:
-            pass
-        bucket.lease, bucket.ends, bucket.entries = lease, now + ttl, 0
+            if bucket.lease is not None and bucket.lease.id == lease_id:
+                bucket.lease = None

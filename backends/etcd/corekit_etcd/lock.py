@@ -37,6 +37,7 @@ _AFTER_SEPARATOR = b"\1"
 
 _RANGE = "response_range"
 
+
 @dataclass(slots=True, eq=False)
 class Place:
     """A place in the queue of a name: a key of its own, so nobody else's can be removed by it."""

@@ -1,4 +1,4 @@
-"""Streams in both directions that are opened anew, on whichever endpoint answers, when they break."""
+"""Streams in both directions, opened anew, on whichever endpoint answers, when they break."""
 
 from __future__ import annotations
 
