@@ -315,12 +315,19 @@ class Engine:
         self.complaints.warning(
             session.id, "session %s sent what it may not, and is ended: %s", session.name, error
         )
-        if session.route is not None:
-            self._reply(session.route, session.received, (Reply.REFUSED, error.code, str(error)))
+        route = session.route
         self.end(session, died=True)
+        if route is not None:
+            self._reply(route, session.received, (Reply.REFUSED, error.code, str(error)))
 
     def end(self, session: Session, *, died: bool) -> None:
-        """End *session*: what it holds goes to others, as a death each if it *died*."""
+        """End *session*: what it holds goes to others, as a death each if it *died*.
+
+        What it was answered before still reaches its connection.
+        """
+        session.make_frames()
+        if session.route is not None:
+            self.replies += [(session.route, data) for _, data in session.untransmitted()]
         for consumer in list(session.consumers.values()):
             self.queues.cancel(consumer, died=died)
         for name in list(session.subscriptions):

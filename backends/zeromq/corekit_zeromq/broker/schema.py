@@ -18,6 +18,10 @@ VERSION = 1
 #: can cut off (4 MiB), and how much room a full disk must still have.
 _CHECKPOINT_PAGES = 1000
 
+#: Bytes of a database file's header, and of a page.
+_HEADER = 100
+_PAGE = 4096
+
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 -- A channel without a name was purged: its messages are removed little by little.
@@ -89,27 +93,40 @@ def _recognise(path: Path) -> None:
     """Check that the file is a journal of ours before sqlite, or a stale log beside it, acts."""
     try:
         with path.open("rb") as file:
-            header = file.read(100)
+            header = file.read(_HEADER)
+            size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise BrokerRefused(exits.CANNOT_CREATE, f"cannot read {path}: {error}") from error
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
-        # A journal whose creation was cut short is empty and has its content in the log.
-        log = path.with_name(path.name + "-wal")
-        if not header and (not log.exists() or log.stat().st_size == 0):
-            path.unlink()
-            return
-        if header:
-            raise BrokerRefused(
-                exits.CORRUPT, f"{path} is not a journal of corekit's broker; move it away"
-            )
-    elif int.from_bytes(header[68:72], "big") not in {0, APPLICATION_ID}:
+    if not header:
+        return  # created, and nothing written yet; or everything is in the log
+    if len(header) < _HEADER or not header.startswith(b"SQLite format 3\0"):
         raise BrokerRefused(
-            exits.CORRUPT, f"{path} is the database of another application; move it away"
+            exits.CORRUPT, f"{path} is not a journal of corekit's broker; move it away"
+        )
+    application = int.from_bytes(header[68:72], "big")
+    # Until the log is first folded in, our file is one page that says nothing.
+    if application != APPLICATION_ID and (application or size > _PAGE):
+        raise _foreign(path)
+    _check_format(path, int.from_bytes(header[60:64], "big"))
+
+
+def _foreign(path: Path) -> BrokerRefused:
+    return BrokerRefused(
+        exits.CORRUPT, f"{path} is the database of another application; move it away"
+    )
+
+
+def _check_format(path: Path, version: int) -> None:
+    if version > VERSION:
+        raise BrokerRefused(
+            exits.CONFIGURATION,
+            f"{path} was written by a newer release (format {version}, this one knows {VERSION})",
         )
 
 
 def _set_up(connection: sqlite3.Connection, *, durable: bool) -> None:
     settings: dict[str, object] = {
+        "page_size": _PAGE,
         "locking_mode": "exclusive",
         "journal_mode": "wal",
         "synchronous": 2 if durable else 1,
@@ -154,11 +171,5 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
         _create(connection)
         return
     if application != APPLICATION_ID:
-        raise BrokerRefused(
-            exits.CORRUPT, f"{path} is the database of another application; move it away"
-        )
-    if version > VERSION:
-        raise BrokerRefused(
-            exits.CONFIGURATION,
-            f"{path} was written by a newer release (format {version}, this one knows {VERSION})",
-        )
+        raise _foreign(path)
+    _check_format(path, version)

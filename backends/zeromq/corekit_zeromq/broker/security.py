@@ -225,6 +225,7 @@ class Authenticator:
             ) from None
         finally:
             stranger.disable_monitor()
+            monitor.close()
             stranger.close()
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             raise BrokerRefused(exits.NO_PERMISSION, f"{address} lets strangers in")

@@ -156,10 +156,11 @@ class Dealer:
         self.socket.close()
         self._context.term()
 
-    def hello(self, session: bytes = b"", secret: bytes = b"") -> list[Any]:
+    def hello(self, session: bytes = b"", secret: bytes = b"", within: float = 5.0) -> list[Any]:
+        """Say HELLO and return the WELCOME."""
         hello = [Op.HELLO, MAGIC, VERSION, session, secret, self.received, {}]
         self.socket.send(encode(0, 0, [hello]))
-        self.welcome = self.command(Reply.WELCOME)
+        self.welcome = self.command(Reply.WELCOME, within)
         return self.welcome
 
     def send(self, *commands: Any) -> None:

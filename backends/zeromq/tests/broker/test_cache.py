@@ -13,6 +13,7 @@ ENTRY = 500  # a key and a value of 100 bytes, with what an entry costs
 def fill(
     cache: Cache, *keys: str, now: float = 0, evict: bool = True, lifetime: float | None = None
 ):
+    """Write entries that need 500 bytes each."""
     for key in keys:
         cache.set(now, "s", key, b"x" * (100 - len(key)), lifetime, evict=evict)
 

@@ -12,6 +12,7 @@ def acquire(peer: Peer, rid: int, ttl: float = 10, wait: float | None = None, na
 
 
 def answer(peer: Peer, rid: int):
+    """Return the answer to *rid*."""
     found = [command for command in peer.inbox if command[:2] == [Reply.OK, rid]]
     return found[-1][2] if found else "none yet"
 

@@ -23,6 +23,7 @@ def received(peer: Peer) -> list[bytes | str]:
 
 
 def subscribe(peer: Peer, epoch: int | None = None, seq: int = 0) -> int:
+    """Subscribe and return the number of the next message."""
     before = len(peer.inbox)
     peer.send([Op.SUBSCRIBE, 1, "c", epoch, seq])
     kind, rid, answer = peer.inbox[before]

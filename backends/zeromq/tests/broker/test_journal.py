@@ -1,0 +1,286 @@
+"""The journal: what damage, full disks and foreign files do to it."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from pathlib import Path
+
+import pytest
+from corekit_zeromq.broker import exits
+from corekit_zeromq.broker.data_directory import DataDirectory, HighWater
+from corekit_zeromq.broker.engine import Engine
+from corekit_zeromq.broker.exits import BrokerRefused
+from corekit_zeromq.broker.journal import FILE, Journal
+from corekit_zeromq.protocol import Op, Reply
+
+from .peer import Bench
+
+
+def contents(directory: Path) -> list[str]:
+    """Return the ids of the messages that a new start finds, by handing them out."""
+    bench = Bench(directory)
+    bench.wait(bench.limits.reclaim)
+    peer = bench.peer()
+    delivered = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 10_000])
+    bench.journal.close()
+    return [one[1] for command in delivered for one in command[2]]
+
+
+def filled(directory: Path, count: int) -> list[int]:
+    """Publish *count* messages, each in a commit of its own; return the log's size after each."""
+    bench = Bench(directory)
+    peer = bench.peer()
+    sizes = []
+    for n in range(count):
+        peer.publish(f"m{n}", b"body %d" % n * 10)
+        sizes.append((directory / (FILE + "-wal")).stat().st_size)
+    # As after SIGKILL: the files are copied while they are open.
+    shutil.copytree(directory, directory.with_name("crashed"))
+    bench.journal.close()
+    return sizes
+
+
+def test_settings_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    """A commit is flushed, one process has the file, and the file says whose it is."""
+    journal = Journal(tmp_path)
+    read = {
+        name: journal.execute(f"PRAGMA {name}").fetchone()[0]
+        for name in ("synchronous", "journal_mode", "locking_mode", "application_id")
+    }
+    assert read == {
+        "synchronous": 2,
+        "journal_mode": "wal",
+        "locking_mode": "exclusive",
+        "application_id": 0x636B7A71,
+    }
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    journal.close()
+
+
+def test_a_log_cut_anywhere_loses_its_end_only(tmp_path: Path) -> None:
+    """Whatever length of the log survived: exactly the commits that fit into it are there."""
+    directory = tmp_path / "live"
+    directory.mkdir()
+    sizes = filled(directory, 12)
+    log = (tmp_path / "crashed" / (FILE + "-wal")).read_bytes()
+    for length in range(sizes[0], len(log) + 1, 997):
+        cut = tmp_path / "cut"
+        shutil.rmtree(cut, ignore_errors=True)
+        shutil.copytree(tmp_path / "crashed", cut)
+        (cut / (FILE + "-wal")).write_bytes(log[:length])
+        whole = sum(size <= length for size in sizes)
+        assert contents(cut) == [f"m{n}" for n in range(whole)]
+
+
+def test_a_flipped_bit_is_never_delivered(tmp_path: Path) -> None:
+    """A damaged message becomes a dead letter; the others are delivered as they were."""
+    bench = Bench(tmp_path)
+    peer = bench.peer()
+    for n in range(20):
+        peer.publish(f"m{n}", b"body %02d " % n * 40)
+    bench.journal.close()
+    file = tmp_path / FILE
+    data = bytearray(file.read_bytes())
+    data[data.index(b"body 07 body") + 60] ^= 4
+    file.write_bytes(data)
+    bench = Bench(tmp_path)
+    bench.wait(bench.limits.reclaim)
+    peer = bench.peer()
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 100])
+    assert [one[1] for one in delivered[2]] == [f"m{n}" for n in range(20) if n != 7]
+    ((_, _, letters),) = peer.send([Op.DEAD_LETTERS, 1, "q", 10])
+    assert [(one[0], one[2]) for one in letters] == [("m7", "the message was damaged on disk")]
+    assert peer.send([Op.QUEUE_STATS, 1, "q"]) == [[Reply.OK, 1, [0, 0, 19, 1]]]
+    (refused,) = peer.send([Op.REQUEUE, 2, "q", "m7"])
+    assert refused[0] == Reply.FAIL
+
+
+def foreign(path: Path, kind: str) -> None:
+    """Write a file to *path* that is no journal of ours."""
+    if kind == "text":
+        path.write_text("not a database\n" * 20)
+    elif kind == "short":
+        path.write_bytes(b"SQLite format 3\0")
+    else:
+        with sqlite3.connect(path) as db:
+            marks = {"foreign": 77, "unmarked": 0, "newer": 0x636B7A71}
+            db.execute(f"PRAGMA application_id={marks[kind]}")
+            db.execute("PRAGMA user_version=2")
+            db.execute("CREATE TABLE mine (x)")
+        db.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("text", exits.CORRUPT),
+        ("short", exits.CORRUPT),
+        ("foreign", exits.CORRUPT),
+        ("unmarked", exits.CORRUPT),
+        ("newer", exits.CONFIGURATION),
+    ],
+)
+def test_what_is_not_ours_is_left_alone(tmp_path: Path, kind: str, status: int) -> None:
+    """A foreign, damaged or newer file is refused with the fitting code, and not changed."""
+    file = tmp_path / FILE
+    foreign(file, kind)
+    before = file.read_bytes()
+    with pytest.raises(BrokerRefused) as raised:
+        Journal(tmp_path)
+    assert raised.value.status == status
+    assert str(file) in str(raised.value)
+    assert file.read_bytes() == before
+
+
+def test_a_creation_that_was_cut_short_is_repeated(tmp_path: Path) -> None:
+    """An empty file is what a start leaves that died at once."""
+    (tmp_path / FILE).touch()
+    Journal(tmp_path).close()
+    Journal(tmp_path).close()
+
+
+def test_one_broker_per_directory(tmp_path: Path) -> None:
+    """The second one is told who has it, by whatever name it comes."""
+    first = DataDirectory(tmp_path / "data")
+    first.open()
+    other_name = tmp_path / "link"
+    other_name.symlink_to(tmp_path / "data")
+    with pytest.raises(BrokerRefused, match=f"process {os.getpid()}") as raised:
+        DataDirectory(other_name).open()
+    assert raised.value.status == exits.IN_USE
+    first.close()
+    again = DataDirectory(tmp_path / "data")
+    again.open()
+    again.close()
+
+
+def test_directories_that_do_not_do(tmp_path: Path) -> None:
+    """A missing parent, a file, and a directory that others may write to are refused."""
+    (tmp_path / "file").touch()
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    for name, status in (
+        ("missing/data", exits.CANNOT_CREATE),
+        ("file", exits.CANNOT_CREATE),
+        ("open", exits.CONFIGURATION),
+    ):
+        with pytest.raises(BrokerRefused) as raised:
+            DataDirectory(tmp_path / name).open()
+        assert raised.value.status == status
+
+
+def test_a_new_directory_is_private(tmp_path: Path) -> None:
+    """Nobody else can read the journal."""
+    directory = DataDirectory(tmp_path / "data")
+    directory.open()
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    directory.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting takes root")
+def test_a_full_disk_takes_acks(tmp_path: Path) -> None:
+    """Below the reserve publishes are refused; everything that waits can still be delivered."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs here: {mounted.stderr.decode()}")
+    try:
+        directory = DataDirectory(disk / "data")
+        directory.open()
+        bench = Bench(directory.path, free_space=10 << 20)
+        peer = bench.peer()
+        count = 0
+        while True:
+            full = directory.free_space() < bench.limits.free_space
+            bench.engine.queues.storage_full = full
+            answer = peer.publish(f"m{count}", b"x" * 10_000)
+            if full:
+                break
+            count += 1
+        assert answer[0] == Reply.FAIL
+        assert answer[2] == "storage_full"
+        assert count > 500
+        peer.send([Op.CONSUME, 1, "q"])
+        done = 0
+        while done < count:
+            for _, _, batch in peer.send([Op.CREDIT, 1, 100]):
+                peer.send([Op.ACK, 1, [one[0] for one in batch]])
+                done += len(batch)
+        assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 0, 0)
+        bench.journal.close()
+        directory.close()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_dedup_ids_outlive_the_broker(bench: Bench) -> None:
+    """Also those that are the id of an earlier message; after the window they are forgotten."""
+    peer = bench.peer()
+    assert peer.publish("one", dedup="key")[2] == "one"
+    bench.crash()
+    peer = bench.peer()
+    assert peer.publish("two", dedup="key")[2] == "one"
+    assert peer.publish("three", dedup="one")[2] == "one"
+    assert peer.send([Op.QUEUE_PUBLISH, 1, "other", "two", b"", 0, "key"])[0][2] == "two"
+    # The message ends; the id is known for two minutes from its publishing.
+    bench.wait(bench.limits.reclaim)
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 9])
+    peer.send([Op.ACK, 1, [one[0] for one in delivered[2]]])
+    for _ in range(30):
+        bench.wait(3)
+        peer.raw(b"\x93\x00\x00\x90")
+    assert peer.publish("four", dedup="key")[2] == "one"
+    for _ in range(20):
+        bench.wait(3)
+        peer.raw(b"\x93\x00\x00\x90")
+    assert peer.publish("five", dedup="key")[2] == "five"
+    assert bench.journal.execute("SELECT count(*) FROM recent").fetchone()[0] <= 2
+
+
+def test_a_repeated_publish_is_recognised_after_a_restart(bench: Bench) -> None:
+    """A client whose answer was lost with the broker publishes again: one message."""
+    peer = bench.peer()
+    peer.publish("one")
+    bench.crash()
+    peer.hello(b"again")
+    assert peer.welcome[5] is False
+    assert peer.publish("one") == [Reply.OK, 1, "one"]
+    assert bench.engine.queues.stats(bench.now, "q") == (1, 0, 0, 0)
+
+
+def test_delays_outlive_the_broker_and_a_clock_set_back(bench: Bench, tmp_path: Path) -> None:
+    """What is left of a delay is at most the whole delay, whatever the clock says after a start."""
+    bench.peer().publish("later", delay=10)
+    mark = HighWater(1, bench.wall)
+    bench.wall -= 7200
+    bench.journal.close()
+    bench.journal = Journal(tmp_path)
+    bench.engine = Engine(
+        bench.journal, bench.limits, bench.random, now=bench.now, wall=bench.wall, high_water=mark
+    )
+    peer = bench.peer()
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    bench.wait(9.9)
+    assert not peer.inbox
+    peer.raw(b"\x93\x00\x00\x90")
+    bench.wait(0.1)
+    assert peer.inbox[0][0] == Reply.DELIVERIES
+
+
+def test_the_clock_may_jump_while_the_broker_runs(bench: Bench) -> None:
+    """Delays go by the time that passes."""
+    peer = bench.peer()
+    peer.publish("later", delay=10)
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    peer.inbox.clear()
+    bench.wall += 3600
+    bench.wait(9.5)
+    assert not peer.inbox
+    peer.raw(b"\x93\x00\x00\x90")
+    bench.wall -= 7200
+    bench.wait(0.5)
+    assert peer.inbox[0][0] == Reply.DELIVERIES
