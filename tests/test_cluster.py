@@ -91,7 +91,7 @@ def in_order(heard: list[tuple[str, int]], sent: dict[str, int], me: str) -> Non
 @pytest.mark.parametrize("seed", range(12))
 async def test_random_work(clock: VirtualClock, seed: int) -> None:
     """Jobs are done once, locks exclude, sync messages come once and in order, counts add up."""
-    choice = random.Random(seed)
+    choice = random.Random(seed)  # noqa: S311 - a schedule
     ledger = Ledger()
     instances = [Instance(number, backend=URL, clock=clock) for number in range(4)]
     published: set[str] = set()
@@ -168,7 +168,7 @@ async def test_random_work(clock: VirtualClock, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 async def test_instances_come_and_go(clock: VirtualClock, seed: int) -> None:
     """While instances stop and start at random, no job is lost, none is done by two at once."""
-    choice = random.Random(seed)
+    choice = random.Random(seed)  # noqa: S311 - a schedule
     ledger = Ledger()
     cancelled = 0
     instances = [Instance(number, backend=URL, clock=clock, grace=0.1) for number in range(3)]
@@ -224,8 +224,8 @@ async def test_instances_come_and_go(clock: VirtualClock, seed: int) -> None:
 
 @pytest.mark.parametrize("copy", [0, 1])
 async def test_caches_are_coherent(clock: VirtualClock, copy: int) -> None:
-    """What one instance has written, set or removed, every other reads at once; loads never undo it."""
-    choice = random.Random(copy)
+    """What one instance has written, set or removed, all others read at once; no load undoes it."""
+    choice = random.Random(copy)  # noqa: S311 - a schedule
     url = f"memory://cluster?copy={copy}"
     apps = [App("shop", backend=url, clock=clock) for _ in range(3)]
     for app in apps:
@@ -317,7 +317,7 @@ class Threads:
 @pytest.mark.usefixtures("_hasty_threads")
 @pytest.mark.parametrize("copy", [0, 1])
 def test_threads_share_a_cache(copy: int) -> None:
-    """Increments, fields and counters of Apps in several threads add up; nothing else is disturbed."""
+    """Increments, fields and counters of Apps in several threads add up."""
     threads = Threads(4)
 
     async def main(number: int) -> None:
@@ -347,7 +347,7 @@ def test_threads_share_a_cache(copy: int) -> None:
 
 @pytest.mark.usefixtures("_hasty_threads")
 def test_threads_work_together() -> None:
-    """Over several threads, too, jobs are done once, locks exclude, and sync messages keep order."""
+    """Over several threads, too, jobs are done once, locks exclude, messages keep their order."""
     threads = Threads(4)
     ledger = Ledger()
     instances = [Instance(number, backend=URL) for number in range(4)]
