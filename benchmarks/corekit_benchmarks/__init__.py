@@ -1,0 +1,1 @@
+"""Benchmarks: the backends beside each other, and corekit beside what people would use instead."""

@@ -1,0 +1,227 @@
+"""What a workload needs of its subject, and what a workload is.
+
+Each component has one small client. corekit (`application.py`) and every peer (`peers/`) implement
+it as their own documentation advises, so a workload is written once and says nothing about whom it
+measures. Hot calls are attributes that may be the library's own bound methods: no layer of ours is
+measured along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from .settings import Settings
+
+Component = Literal["cache", "pub_sub", "event_queue", "lock"]
+
+
+class CacheClient(Protocol):
+    """A cache."""
+
+    @property
+    def get(self) -> Callable[[str], Awaitable[object]]:
+        """Return the value of a key."""
+        ...
+
+    @property
+    def set(self) -> Callable[[str, bytes, int], Awaitable[object]]:
+        """Keep a value for some seconds."""
+        ...
+
+    @property
+    def delete(self) -> Callable[[str], Awaitable[object]]:
+        """Remove a key."""
+        ...
+
+    def cached(
+        self, fn: Callable[[int], Awaitable[bytes]]
+    ) -> Callable[[int], Awaitable[object]] | None:
+        """Return *fn* with its results cached for an hour, each loaded once for all callers.
+
+        None if the library does not offer that.
+        """
+        ...
+
+
+class PubSubClient(Protocol):
+    """Pub/sub on one channel."""
+
+    async def publish(self, body: bytes) -> None:
+        """Send *body*; returns when the library's own call does."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when everything published has left this process."""
+        ...
+
+    async def subscribe(self, handle: Callable[[bytes], None]) -> None:
+        """Call *handle* for everything that is published after this call has returned."""
+        ...
+
+
+class QueueClient(Protocol):
+    """A queue of work, of which each message is handled once."""
+
+    async def publish(self, body: bytes) -> None:
+        """Queue *body*; returns when it is confirmed, as the library's documentation advises."""
+        ...
+
+    async def consume(self, handle: Callable[[bytes], Awaitable[None]]) -> None:
+        """Begin to handle messages, `in_flight` at a time; each is acknowledged afterwards."""
+        ...
+
+    async def settled(self) -> None:
+        """Return when the acknowledgements of all handled messages have been sent."""
+        ...
+
+    async def purge(self) -> None:
+        """Remove the queue with all that is in it."""
+        ...
+
+
+class LockClient(Protocol):
+    """Locks with a lease of ten seconds."""
+
+    async def turns(self, key: str, count: int) -> None:
+        """Acquire and release *key*, *count* times."""
+        ...
+
+    async def sections(self, key: str, count: int) -> None:
+        """Run an empty section under *key*, *count* times, renewing the lease if offered."""
+        ...
+
+
+#: What opens a client: its arguments are a URL, a name that is new in each repetition, settings.
+Opener = Callable[[str, str, Settings], AbstractAsyncContextManager[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One component of a peer."""
+
+    name: str
+    """What it is called in tables."""
+
+    component: Component
+    open: Opener
+    promise: str
+    """What it guarantees, in a few words: what its figures are to be compared with."""
+
+    server: str | None = None
+    """What it needs, by its name in `servers.SERVERS`; None: nothing outside of the process."""
+
+    durable: bool = False
+    """Whether what was confirmed survives a power cut, as it is set up here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One number that a workload finds in each repetition."""
+
+    name: str
+    unit: Literal["/s", "s", "B", ""]
+    better: Literal["more", "less"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one repetition found."""
+
+    figures: dict[str, float]
+    latencies: list[float] = field(default_factory=list)
+    """Seconds, one for each operation that was timed; sorted."""
+
+
+RATE = Figure("rate", "/s", "more")
+LOST = Figure("lost", "", "less")
+
+#: These two are taken from the latencies.
+MEDIAN = Figure("median", "s", "less")
+P99 = Figure("p99", "s", "less")
+
+
+class Line(Protocol):
+    """One end of the line between a role and who directs it."""
+
+    def send(self, **values: Any) -> None:
+        """Tell the other end."""
+        ...
+
+    async def receive(self) -> dict[str, Any]:
+        """Return what the other end tells next."""
+        ...
+
+
+class Link(Line, Protocol):
+    """The line as the role has it."""
+
+    opening: Mapping[str, float]
+    """What opening the role's client took, imports included: `time` in seconds, `memory` in bytes
+    that stayed resident."""
+
+
+class Role(Line, Protocol):
+    """The line as the director has it; `receive` raises RoleFailed if the role did."""
+
+    async def kill(self) -> None:
+        """End the role's process as a power cut would."""
+        ...
+
+
+class Stage(Protocol):
+    """Where the roles of one repetition run."""
+
+    settings: Settings
+    shared: bool
+    """Whether the subject can be reached from several processes."""
+
+    statement: str
+    """The Python statement by which a user imports the subject."""
+
+    async def start(self, role: str) -> Role:
+        """Start *role*, in a process of its own if the subject can be reached from several."""
+        ...
+
+    def server_memory(self) -> int | None:
+        """Return the resident bytes of the subject's server, None if it is not known."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a workload is called, and what it needs."""
+
+    name: str
+    component: Component | None
+    """None: any; the subject's first is taken."""
+
+    title: str
+    """What is measured; names of settings stand in braces."""
+
+    figures: tuple[Figure, ...]
+    """The first one is compared."""
+
+    roles: tuple[str, ...] = ("client",)
+    """The methods `async def role(client, link, settings)` that run where the subject's users do."""
+
+    needs_shared: bool = False
+    """Whether it makes sense only if several processes can reach the subject."""
+
+    scales: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """The settings over which a full run draws a curve, with their values."""
+
+
+class Workload(Protocol):
+    """One kind of load."""
+
+    @property
+    def about(self) -> About:
+        """Its description."""
+        ...
+
+    async def run(self, stage: Stage) -> Sample:
+        """Direct one repetition."""
+        ...

@@ -1,0 +1,129 @@
+"""Runs the cases: each repetition on one subject after another, so that all meet the same noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .contracts import Workload
+from .processes import RoleFailed, stage
+from .results import CaseResult, Line, Repetition
+from .settings import Settings
+from .subjects import Subject
+
+#: Deeper queues than this are measured on corekit's own backends only: filling takes minutes.
+_DEEP = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A workload with one choice of parameters."""
+
+    workload: Workload
+    settings: Settings
+    scaled: str = ""
+    """The setting that was varied."""
+
+    @property
+    def value(self) -> float:
+        """What the varied setting is."""
+        return float(getattr(self.settings, self.scaled)) if self.scaled else 0
+
+    @property
+    def title(self) -> str:
+        """What is measured, with the settings filled in."""
+        return self.workload.about.title.format(**dataclasses.asdict(self.settings))
+
+    def __str__(self) -> str:
+        name = self.workload.about.name
+        return f"{name}, {self.scaled}={self.value:g}" if self.scaled else name
+
+    def subjects(self, subjects: Sequence[Subject]) -> list[Subject]:
+        """Return those of *subjects* that it is measured on."""
+        about = self.workload.about
+        if about.component is None:
+            # Each once, by its first component.
+            return list({each.peer or each.url: each for each in reversed(subjects)}.values())[::-1]
+        return [
+            each
+            for each in subjects
+            if each.component == about.component
+            and not (self.scaled == "depth" and self.value > _DEEP and each.peer)
+        ]
+
+
+def planned(
+    workloads: Sequence[Workload],
+    settings: Settings,
+    scales: dict[str, tuple[float, ...]],
+    *,
+    own_scales: bool,
+) -> list[Case]:
+    """Return the cases: each workload as chosen, and varied over *scales*.
+
+    *own_scales*: and over those that the workload itself proposes.
+    """
+    cases = []
+    for workload in workloads:
+        about = workload.about
+        cases.append(Case(workload, settings))
+        for name, values in {**(about.scales if own_scales else {}), **scales}.items():
+            if name in scales and f"{{{name}}}" not in about.title:
+                continue
+            kind = type(getattr(settings, name))
+            cases += [
+                Case(workload, dataclasses.replace(settings, **{name: kind(value)}), name)
+                for value in values
+            ]
+    return cases
+
+
+async def measure(
+    case: Case,
+    subjects: Sequence[Subject],
+    repeat: int,
+    directory: Path,
+    told: Callable[[str], Any] = lambda _: None,
+) -> CaseResult:
+    """Return what *case* finds on *subjects*, each *repeat* times, in turns.
+
+    *told* is called before each repetition with what comes. A subject that fails is left out from
+    then on; its line says why. *directory* takes the processes' logs.
+    """
+    about = case.workload.about
+    result = CaseResult(about.name, case.title, list(about.figures), case.scaled, case.value)
+    lines = []
+    for subject in case.subjects(subjects):
+        line = Line(subject.name, subject.promise, subject.durable)
+        result.lines.append(line)
+        if about.needs_shared and not subject.shared:
+            line.failure = "lives in one process"
+        lines.append((subject, line))
+    for number in range(repeat):
+        for subject, line in lines:
+            if not line.failure:
+                told(f"{case}: {subject.name}, {number + 1} of {repeat}")
+                await _repetition(case, subject, line, directory)
+    return result
+
+
+async def _repetition(case: Case, subject: Subject, line: Line, directory: Path) -> None:
+    try:
+        async with stage(case.workload, subject, case.settings, directory) as it:
+            line.repetitions.append(Repetition.of(await case.workload.run(it)))
+    except* (RoleFailed, ImportError) as failures:
+        line.failure = "; ".join(_reasons(failures))
+
+
+def _reasons(failures: BaseExceptionGroup[Any]) -> list[str]:
+    reasons = []
+    for each in failures.exceptions:
+        if isinstance(each, BaseExceptionGroup):
+            reasons += _reasons(each)
+        else:
+            # The last line of a traceback is the error itself.
+            reasons.append(str(each).strip().splitlines()[-1][:300])
+    return reasons

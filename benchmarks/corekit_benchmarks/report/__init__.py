@@ -1,0 +1,1 @@
+"""What a run found, for readers: on the terminal, as a page, and as the README's table."""

@@ -1,0 +1,231 @@
+"""Caches: hits, misses, writes, a mix of both, cached functions, stampedes, and churn."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+from collections.abc import Awaitable, Callable
+
+import psutil
+
+from ..contracts import MEDIAN, P99, RATE, About, CacheClient, Figure, Link, Sample, Stage, Workload
+from ..settings import Settings
+from .load import ClientWorkload, Operations, now
+
+_HOUR = 3600
+
+#: The lifetime of the keys that churn, in seconds, and how many there are for each of `keys`.
+_SHORT = 1
+_CHURN = 100
+
+
+async def _get(cache: CacheClient, settings: Settings) -> Operations:
+    get = cache.get
+    # Among others, as in life.
+    for number in range(settings.keys):
+        await cache.set(f"other {number}", bytes(settings.payload), _HOUR)
+    await cache.set("key", bytes(settings.payload), _HOUR)
+
+    async def do(count: int) -> None:
+        for _ in range(count):
+            await get("key")
+
+    return do
+
+
+async def _miss(cache: CacheClient, settings: Settings) -> Operations:
+    get = cache.get
+
+    async def do(count: int) -> None:
+        for _ in range(count):
+            await get("missing")
+
+    return do
+
+
+async def _set(cache: CacheClient, settings: Settings) -> Operations:
+    write, value = cache.set, bytes(settings.payload)
+
+    async def do(count: int) -> None:
+        for _ in range(count):
+            await write("key", value, _HOUR)
+
+    return do
+
+
+async def _mixed(cache: CacheClient, settings: Settings) -> Operations:
+    get, write, value = cache.get, cache.set, bytes(settings.payload)
+    # Drawn before: drawing would cost as much as the fastest read.
+    dice = random.Random(0)
+    plan = [
+        (f"key {dice.randrange(settings.keys)}", dice.random() < settings.read_share)
+        for _ in range(10_000)
+    ]
+    at = 0
+
+    async def do(count: int) -> None:
+        nonlocal at
+        at = (at + count) % (len(plan) - count)
+        for key, reads in plan[at : at + count]:
+            if reads:
+                await get(key)
+            else:
+                await write(key, value, _HOUR)
+
+    return do
+
+
+def _cached(
+    cache: CacheClient, load: Callable[[int], Awaitable[bytes]]
+) -> Callable[[int], Awaitable[object]]:
+    function = cache.cached(load)
+    if function is None:
+        raise NotImplementedError("it does not cache functions")
+    return function
+
+
+async def _wrap_hit(cache: CacheClient, settings: Settings) -> Operations:
+    async def load(number: int) -> bytes:
+        return bytes(settings.payload)
+
+    function = _cached(cache, load)
+    await function(7)
+
+    async def do(count: int) -> None:
+        for _ in range(count):
+            await function(7)
+
+    return do
+
+
+async def _wrap_miss(cache: CacheClient, settings: Settings) -> Operations:
+    async def load(number: int) -> bytes:
+        return bytes(settings.payload)
+
+    function = _cached(cache, load)
+    number = 0
+
+    async def do(count: int) -> None:
+        nonlocal number
+        for _ in range(count):
+            number += 1
+            await function(number)
+
+    return do
+
+
+class Stampede:
+    """Many callers of one missing value at once."""
+
+    about = About(
+        "cache.stampede",
+        "cache",
+        "{callers} callers at once of a missing value that takes 10 ms to load",
+        (Figure("until all are served", "s", "less"), Figure("loads", "", "less")),
+    )
+
+    async def run(self, stage: Stage) -> Sample:
+        client = await stage.start("client")
+        return Sample(await client.receive())
+
+    async def client(self, cache: CacheClient, link: Link, settings: Settings) -> None:
+        """Play all callers."""
+        loads = 0
+
+        async def load(number: int) -> bytes:
+            nonlocal loads
+            loads += 1
+            await asyncio.sleep(0.01)
+            return bytes(settings.payload)
+
+        function = _cached(cache, load)
+        begin, rounds, taken = now(), 0, 0.0
+        while taken < settings.duration / 2:
+            rounds += 1
+            await asyncio.gather(*(function(rounds) for _ in range(settings.callers)))
+            taken = now() - begin
+        link.send(**{"until all are served": taken / rounds, "loads": loads / rounds})
+
+
+class Churn:
+    """What short-lived keys leave behind."""
+
+    about = About(
+        "cache.churn",
+        "cache",
+        f"memory left by {_CHURN} x {{keys}} keys that lived {_SHORT} s, after as many before them",
+        (Figure("growth", "B", "less"), Figure("growth of the server", "B", "less")),
+    )
+
+    async def run(self, stage: Stage) -> Sample:
+        client = await stage.start("client")
+        await client.receive()
+        before = stage.server_memory()
+        client.send(go=True)
+        figures: dict[str, float] = await client.receive()
+        after = stage.server_memory()
+        if before is not None and after is not None:
+            figures["growth of the server"] = after - before
+        return Sample(figures)
+
+    async def client(self, cache: CacheClient, link: Link, settings: Settings) -> None:
+        """Set all keys, twice."""
+        value, count = bytes(settings.payload), _CHURN * settings.keys
+
+        async def some(numbers: range) -> None:
+            for number in numbers:
+                await cache.set(f"key {number}", value, _SHORT)
+
+        async def churn(first: int) -> int:
+            last, step = first + count, settings.in_flight
+            await asyncio.gather(*(some(range(first + at, last, step)) for at in range(step)))
+            await asyncio.sleep(2 * _SHORT)
+            gc.collect()
+            rss: int = psutil.Process().memory_info().rss
+            return rss
+
+        before = await churn(0)
+        link.send(ready=True)
+        await link.receive()
+        link.send(growth=await churn(count) - before)
+
+
+_FLIGHT = "{payload} B, {in_flight} in flight"
+
+WORKLOADS: tuple[Workload, ...] = (
+    ClientWorkload(About("cache.get", "cache", f"get of a key that is there, {_FLIGHT}", (RATE, MEDIAN, P99)), _get),
+    ClientWorkload(
+        About("cache.miss", "cache", "get of a key that is not there, {in_flight} in flight", (RATE, MEDIAN, P99)),
+        _miss,
+    ),
+    ClientWorkload(
+        About(
+            "cache.set",
+            "cache",
+            f"set of a key that expires, {_FLIGHT}",
+            (RATE, MEDIAN, P99),
+            scales={"payload": (64, 1024, 16_384, 131_072)},
+        ),
+        _set,
+    ),
+    ClientWorkload(
+        About(
+            "cache.mixed",
+            "cache",
+            f"{{read_share}} reads among writes of {{keys}} keys, {_FLIGHT} in each of {{processes}} processes",
+            (RATE, MEDIAN, P99),
+            scales={"in_flight": (1, 4, 16, 64, 256)},
+        ),
+        _mixed,
+    ),
+    ClientWorkload(
+        About("cache.wrap_hit", "cache", f"call of a cached function, hit, {_FLIGHT}", (RATE, MEDIAN, P99)), _wrap_hit
+    ),
+    ClientWorkload(
+        About("cache.wrap_miss", "cache", f"call of a cached function, miss, {_FLIGHT}", (RATE, MEDIAN, P99)),
+        _wrap_miss,
+    ),
+    Stampede(),
+    Churn(),
+)

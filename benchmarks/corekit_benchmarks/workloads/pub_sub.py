@@ -1,0 +1,133 @@
+"""Pub/sub: throughput, fan-out, and latency at rest and under load."""
+
+from __future__ import annotations
+
+from ..contracts import LOST, MEDIAN, P99, RATE, About, Link, PubSubClient, Sample, Stage, Workload
+from ..settings import Settings
+from .flow import Flow, Outcome, Receipts, flood, pace, settle
+
+#: Messages on their way at most.
+_WINDOW = 10_000
+
+#: Messages a second "at rest".
+_AT_REST = 200
+
+_ROLES = ("publisher", "subscriber")
+
+
+class Throughput:
+    """As many messages as go through, to one subscriber process or to several."""
+
+    def __init__(self, about: About, *, fan_out: bool) -> None:
+        self.about = about
+        self._fan_out = fan_out
+
+    def __repr__(self) -> str:
+        return f"<Throughput {self.about.name}>"
+
+    async def run(self, stage: Stage) -> Sample:
+        settings = stage.settings
+        subscribers = settings.subscribers if self._fan_out else 1
+        publishers = settings.processes if stage.shared else 1
+        outcome = await _flow(stage, publishers, subscribers)
+        lost = outcome.sent - outcome.handled
+        rate = outcome.handled * subscribers / outcome.seconds
+        return Sample({"rate": rate, "lost": lost / max(1, outcome.sent)})
+
+    async def publisher(self, client: PubSubClient, link: Link, settings: Settings) -> None:
+        """Publish as fast as it goes."""
+        await flood(link, settings, client.publish)
+        await client.flush()
+
+    async def subscriber(self, client: PubSubClient, link: Link, settings: Settings) -> None:
+        """Count."""
+        receipts = Receipts(link, _WINDOW)
+        await client.subscribe(receipts.note)
+        link.send(ready=True)
+        await receipts.until_told()
+        await settle(link, receipts, client.flush)
+
+
+class Latency:
+    """From publishing to the handler's call, one message after another or at a rate."""
+
+    def __init__(self, about: About, *, loaded: bool) -> None:
+        self.about = about
+        self._loaded = loaded
+
+    def __repr__(self) -> str:
+        return f"<Latency {self.about.name}>"
+
+    async def run(self, stage: Stage) -> Sample:
+        outcome = await _flow(stage, 1, 1)
+        lost = outcome.sent - outcome.handled
+        return Sample({"lost": lost / max(1, outcome.sent)}, outcome.latencies)
+
+    async def publisher(self, client: PubSubClient, link: Link, settings: Settings) -> None:
+        """Publish at a rate."""
+        rate = settings.rate if self._loaded else _AT_REST
+        await pace(link, settings, client.publish, rate, overlapping=self._loaded)
+        await client.flush()
+
+    async def subscriber(self, client: PubSubClient, link: Link, settings: Settings) -> None:
+        """Note how long each message took."""
+        receipts = Receipts(link, _WINDOW)
+        await client.subscribe(receipts.note_latency)
+        link.send(ready=True)
+        await receipts.until_told()
+        await settle(link, receipts, client.flush)
+
+
+async def _flow(stage: Stage, publishers: int, subscribers: int) -> Outcome:
+    consumers = [await stage.start("subscriber") for _ in range(subscribers)]
+    producers = [await stage.start("publisher") for _ in range(publishers)]
+    for role in (*consumers, *producers):
+        await role.receive()
+    # A message is off its way when the slowest has it.
+    return await Flow(producers, consumers, total=min).run(_WINDOW)
+
+
+WORKLOADS: tuple[Workload, ...] = (
+    Throughput(
+        About(
+            "pub_sub.throughput",
+            "pub_sub",
+            "one subscriber process, {payload} B, {in_flight} in flight in {processes} publishers",
+            (RATE, LOST),
+            roles=_ROLES,
+            scales={"payload": (64, 1024, 16_384), "in_flight": (1, 8, 64)},
+        ),
+        fan_out=False,
+    ),
+    Throughput(
+        About(
+            "pub_sub.fan_out",
+            "pub_sub",
+            "deliveries to {subscribers} subscriber processes, {payload} B, {in_flight} in flight",
+            (RATE, LOST),
+            roles=_ROLES,
+            scales={"subscribers": (1, 2, 4, 8)},
+        ),
+        fan_out=True,
+    ),
+    Latency(
+        About(
+            "pub_sub.latency",
+            "pub_sub",
+            f"publish to handler at rest: {_AT_REST} messages a second, {{payload}} B",
+            (MEDIAN, P99, LOST),
+            roles=_ROLES,
+        ),
+        loaded=False,
+    ),
+    Latency(
+        About(
+            "pub_sub.latency_under_load",
+            "pub_sub",
+            "publish to handler under load: {rate} messages a second, {payload} B",
+            (MEDIAN, P99, LOST),
+            roles=_ROLES,
+        ),
+        loaded=True,
+    ),
+)
