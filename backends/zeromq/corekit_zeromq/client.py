@@ -52,10 +52,10 @@ class Client:
         if connection is None:
             connection = Connection(self.settings, self.context)
             shared.append(connection)
-            connection.start()
+            connection.link.start()
         connection.components[self._kind] = component
         try:
-            await connection.ready()
+            await connection.link.ready()
         except BaseException:
             await self._leave(key, connection)
             raise

@@ -64,6 +64,8 @@ class Consumer:
         self._credit_command: Command = []
         self._credit_frame = 0
         self._revoked_in = 0
+        #: The frame that tells the broker of the end; None until there is one in this session.
+        self._cancelled_in: int | None = None
         self._held: dict[Delivery, bytes] = {}
         #: What was settled and may not have reached the broker, in the order of the frames.
         self._settled: deque[_Settled] = deque()
@@ -182,14 +184,29 @@ class Consumer:
         if self._closed:
             return
         self._closed = True
-        if self._claimed is not None:
-            await asyncio.wait([self._claimed], timeout=_CLOSING)
         self._held.clear()
-        self._session.add([Op.CANCEL, self._number])
+        if self._claimed is None:
+            self._cancel()
         try:
-            await self._connection.arrived(_CLOSING)
+            async with asyncio.timeout(_CLOSING):
+                await self._cancelled()
+        except TimeoutError:
+            # The end of the session will do it.
+            pass
         finally:
             self._ended(self._number)
+
+    def _cancel(self) -> None:
+        self._cancelled_in = self._session.add([Op.CANCEL, self._number])
+        self._connection.flush_soon()
+
+    async def _cancelled(self) -> None:
+        """Wait until the broker has taken note of the end, in whichever session."""
+        while self._cancelled_in is None or self._session.confirmed < self._cancelled_in:
+            if self._claimed is not None:
+                await asyncio.wait([self._claimed])
+            else:
+                await self._connection.arrived(_CLOSING)
 
     # What follows happens when the broker has lost the session: it was restarted, or did not hear
     # of us for too long.
@@ -205,6 +222,7 @@ class Consumer:
         self._settled.clear()
         self._held.clear()
         self._credit_frame = self._revoked_in = 0
+        self._cancelled_in = None
 
     def restore(self) -> None:
         """Consume again, and claim what was delivered in the old session."""
@@ -219,14 +237,16 @@ class Consumer:
             )
             self._claimed = request.future
             request.future.add_done_callback(self._claim_failed)
-        if self._closed:
-            self._session.add([Op.CANCEL, self._number])
-        elif self._credit:
+        elif self._closed:
+            self._cancel()
+        if self._credit and not self._closed:
             self._session.add([Op.CREDIT, self._number, self._credit])
 
     def _on_claimed(self, tokens: list[bytes | None]) -> None:
-        claims, self._claims = self._claims, {}
-        for (delivery, claim), token in zip(claims.items(), tokens, strict=True):
+        answers = list(zip(self._claims.items(), tokens, strict=True))
+        self._claims = {}
+        self._claimed = None
+        for (delivery, claim), token in answers:
             if token is not None and claim.settlement is None:
                 self._held[delivery] = token
             elif token is not None and claim.settlement is not None:
@@ -235,6 +255,9 @@ class Consumer:
                 self._gone.add(delivery)
             else:
                 self._tell_expired(delivery)
+        if self._closed:
+            # Not before: what is claimed would be given back.
+            self._cancel()
 
     def _claim_failed(self, answer: asyncio.Future[Any]) -> None:
         if answer is not self._claimed:

@@ -59,8 +59,8 @@ class EventQueue:
                 f"{self._client.settings.text}: this broker confirms before the disk does "
                 f"(durability {offered!r}); if that is enough, say so: ?durability=relaxed"
             )
-        connection.handlers[Reply.DELIVERIES] = self._on_deliveries
-        connection.handlers[Reply.EXPIRED] = self._on_expired
+        connection.dispatcher.handlers[Reply.DELIVERIES] = self._on_deliveries
+        connection.dispatcher.handlers[Reply.EXPIRED] = self._on_expired
 
     async def close(self) -> None:
         await asyncio.gather(*(consumer.close() for consumer in list(self._consumers.values())))

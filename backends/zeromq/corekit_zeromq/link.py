@@ -12,10 +12,11 @@ from zmq.utils.monitor import recv_monitor_message
 
 from .settings import Keys
 
-#: What is handed on in one turn of the loop, in frames and in messages: whoever gets messages has
-#: a bounded buffer, and needs a turn to empty it.
+#: Frames that are handed on in one turn of the loop, so that a flood starves nobody else in it.
 _FRAMES_PER_TURN = 16
-_MESSAGES_PER_TURN = 256
+
+#: Frames that libzmq reads ahead.
+_READ_AHEAD = 100
 
 #: The server answers the connection, but not as a broker does, within so many milliseconds.
 _HANDSHAKE = 3000
@@ -62,15 +63,16 @@ class Stage(Enum):
 class Link:
     """A DEALER socket that connects once and is closed when the connection ends.
 
-    *take* gets each frame that arrives and returns how many messages were in it; *lost* is called
-    once, when the connection could not be made or has ended. Neither is called after `close`.
+    *take* gets each frame that arrives and returns whether it can take another; if not, nothing is
+    read until `read_on`. *lost* is called once, when the connection could not be made or has ended.
+    Neither is called after `close`.
     """
 
     def __init__(
         self,
         endpoint: str,
         keys: Keys | None,
-        take: Callable[[bytes], int],
+        take: Callable[[bytes], bool],
         lost: Callable[[], None],
     ) -> None:
         self.endpoint = endpoint
@@ -80,6 +82,8 @@ class Link:
         self._keys = keys
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.Handle | None = None
+        #: Whether reading waits for `read_on`.
+        self.held_back = False
         self._socket = self._make_socket()
         self._monitor = self._socket.get_monitor_socket(_WATCHED)
         self._fds = self._socket.FD, self._monitor.FD
@@ -93,8 +97,9 @@ class Link:
     def _make_socket(self) -> zmq.Socket[bytes]:
         socket = _context().socket(zmq.DEALER)
         socket.linger = 0
-        # The session bounds what is under way; libzmq must neither block nor drop.
-        socket.sndhwm = socket.rcvhwm = 0
+        # The session bounds what is under way: libzmq must not refuse it.
+        socket.sndhwm = 0
+        socket.rcvhwm = _READ_AHEAD
         # It would come back under another routing id, in the middle of our session.
         socket.reconnect_ivl = -1
         socket.setsockopt(zmq.HANDSHAKE_IVL, _HANDSHAKE)
@@ -121,19 +126,24 @@ class Link:
         if self._again is not None:
             self._again.cancel()
             self._again = None
-        messages = 0
+        if self.held_back:
+            return
         for _ in range(_FRAMES_PER_TURN):
             try:
                 frame = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 return
-            messages += self._take(frame)
-            if self._socket.closed:
+            self.held_back = not self._take(frame)
+            if self.held_back or self._socket.closed:
                 return
-            if messages >= _MESSAGES_PER_TURN:
-                break
         if self._again is None:
             self._again = self._loop.call_soon(self._readable)
+
+    def read_on(self) -> None:
+        """Go on reading."""
+        self.held_back = False
+        if not self._socket.closed:
+            self._readable()
 
     def _happened(self) -> None:
         while not self._socket.closed:

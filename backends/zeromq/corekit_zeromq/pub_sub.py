@@ -59,8 +59,8 @@ class PubSub:
 
     async def open(self, receiver: MessageReceiver) -> None:
         connection = await self._client.open(self)
-        connection.handlers[Reply.MESSAGES] = self._on_messages
-        connection.handlers[Reply.GAP] = self._on_gap
+        connection.dispatcher.handlers[Reply.MESSAGES] = self._on_messages
+        connection.dispatcher.handlers[Reply.GAP] = self._on_gap
         self._receiver = receiver
         self._connection = connection
 

@@ -246,7 +246,7 @@ async def test_what_was_never_sent_did_not_happen() -> None:
     """Without a connection a call fails after the time-out, and is not sent when it is back."""
     async with FakeBroker() as fake, opened(EventQueue, fake.url + "?timeout=0.3") as queue:
         fake.scripts[Op.HELLO] = lambda _: [[Reply.REFUSED, "backend_unavailable", "not now"]]
-        queue._client.connection._lost()
+        queue._client.connection.link._lost()
         calls = [queue.publish("q", "the-id", b""), queue.purge("q"), queue.stats("q")]
         for error in await asyncio.gather(*calls, return_exceptions=True):
             assert type(error) is BackendUnavailable
@@ -259,7 +259,7 @@ async def test_what_was_never_sent_did_not_happen() -> None:
 async def test_a_cancelled_call_leaves_no_trace() -> None:
     """A call that is cancelled before it was sent is not sent; its late answer harms nobody."""
     async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
-        queue._client.connection._lost()
+        queue._client.connection.link._lost()
         call = asyncio.create_task(queue.purge("q"))
         await asyncio.sleep(0)
         call.cancel()
@@ -343,7 +343,7 @@ async def test_publishers_wait_for_a_full_window() -> None:
 async def test_waiting_publishers_keep_their_order() -> None:
     """Payloads of overlapping calls leave in the order of the calls, also after waiting."""
     async with FakeBroker() as fake, opened(PubSub, fake.url, Receiver()) as pub_sub:
-        pub_sub._client.connection._lost()
+        pub_sub._client.connection.link._lost()
         calls = [asyncio.create_task(pub_sub.publish("c", str(n).encode())) for n in range(20)]
         await asyncio.sleep(0)
         calls[7].cancel()
@@ -373,6 +373,36 @@ async def test_a_publisher_that_never_waits() -> None:
         await eventually(lambda: sum(len(c[2]) for c in fake.said) == 5000)
 
 
+async def test_a_flood_is_taken_in_portions() -> None:
+    """However much arrives at once, receivers get a turn of the loop for each portion."""
+
+    class Slow(Receiver):
+        turn = 0
+        most = 0
+        here = 0
+
+        def messages(self, channel: str, payloads: list[bytes]) -> None:
+            super().messages(channel, payloads)
+            self.here = self.here + len(payloads) if self.turn == turns else len(payloads)
+            self.turn = turns
+            self.most = max(self.most, self.here)
+
+    turns = 0
+    async with FakeBroker() as fake, opened(PubSub, fake.url, receiver := Slow()) as pub_sub:
+        await pub_sub.subscribe("c")
+        payloads = [str(number).encode() for number in range(3000)]
+        await fake.say([Reply.MESSAGES, "c", 1, payloads[:1500]])
+        await fake.say(
+            *([Reply.MESSAGES, "c", n + 1, payloads[n : n + 10]] for n in range(1500, 3000, 10))
+        )
+        while len(receiver.arrived) < 3000:
+            turns += 1
+            await asyncio.sleep(0)
+        assert receiver.arrived == payloads
+        assert receiver.most <= 512
+        assert len(fake.hellos) == 1
+
+
 # -- the link
 
 
@@ -400,7 +430,7 @@ async def test_a_lost_connection_is_resumed() -> None:
         fake.resumes = True
         first = asyncio.create_task(queue.purge("first"))
         await fake.heard(Op.PURGE)
-        queue._client.connection._lost()
+        queue._client.connection.link._lost()
         second = asyncio.create_task(queue.purge("second"))
         (_, one), (_, two) = ((c[2], c[1]) for c in await fake.heard(Op.PURGE, 2))
         await fake.say([Reply.OK, one, 1], [Reply.OK, two, 2])

@@ -59,7 +59,7 @@ async def test_a_cancelled_wait_is_abandoned() -> None:
         ((_, rid, *_),) = await fake.heard(Op.LOCK_ACQUIRE)
         acquiring.cancel()
         assert await fake.heard(Op.LOCK_ABANDON) == [[Op.LOCK_ABANDON, rid]]
-        lock._client.connection._lost()
+        lock._client.connection.link._lost()
         acquiring = asyncio.create_task(lock.acquire("other", 5.0, None))
         await asyncio.sleep(0)
         acquiring.cancel()
@@ -103,7 +103,7 @@ async def test_nobody_waits_for_an_absent_broker() -> None:
         fake.scripts[Op.HELLO] = lambda _: [[Reply.REFUSED, "backend_unavailable", "not now"]]
         await asyncio.sleep(0.5)
         assert not acquiring.done()
-        lock._client.connection._lost()
+        lock._client.connection.link._lost()
         with pytest.raises(BackendUnavailable):
             await acquiring
         fake.resumes = True

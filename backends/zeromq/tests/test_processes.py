@@ -167,7 +167,7 @@ async def test_a_forked_child_is_refused(broker: BrokerProcess) -> None:
                 os.write(writing, repr(error).encode())
             finally:
                 os._exit(0)
-        os.waitpid(child, 0)
+        await asyncio.to_thread(os.waitpid, child, 0)
         assert os.read(reading, 1000) == b"refused"
         os.close(reading)
         os.close(writing)

@@ -38,12 +38,12 @@ class _WithBroker:
         return BackendURL.parse(self.broker.url)
 
     async def kill(self, adapter: Any) -> None:
-        connection = connection_of(adapter)
-        await connection._tasks.close()
-        connection._drop_link()
+        link = connection_of(adapter).link
+        await link._tasks.close()
+        link._drop_link()
 
     async def cut(self, adapter: Any) -> None:
-        connection_of(adapter)._end_link(BackendUnavailable("cut by the test"))
+        connection_of(adapter).link.end(BackendUnavailable("cut by the test"))
 
     async def restart(self) -> None:
         self.broker.restart()

@@ -1,0 +1,96 @@
+"""Handing on what the broker says, at a pace at which it can be taken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from corekit.arguments import shown
+
+from .protocol import Reply
+from .session import Command
+
+logger = logging.getLogger("corekit.zeromq")
+
+#: Takes a command and returns how many messages it handed on.
+Handler = Callable[[Command], int]
+
+#: Messages that are handed on in one turn of the loop. Whoever gets them has a bounded buffer, and
+#: needs a turn to empty it.
+MESSAGES_PER_TURN = 256
+
+
+class Dispatcher:
+    """Calls `handlers`, by kind of reply, with each command in order.
+
+    *nonsense* is called with a reason when a handler cannot make sense of its command; *caught_up*
+    when what was too much for one turn has been handed on.
+    """
+
+    def __init__(self, nonsense: Callable[[str], None], caught_up: Callable[[], None]) -> None:
+        self.handlers: dict[int, Handler] = {}
+        self._nonsense = nonsense
+        self._caught_up = caught_up
+        self._loop = asyncio.get_running_loop()
+        self._backlog: deque[Command] = deque()
+        self._next_turn: asyncio.Handle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher backlog={len(self._backlog)}>"
+
+    def take(self, commands: Iterable[Command]) -> bool:
+        """Hand on *commands*; return whether there may be more in this turn."""
+        for command in commands:
+            if command[0] == Reply.MESSAGES:
+                self._backlog += _in_slices(command)
+            else:
+                self._backlog.append(command)
+        return self._next_turn is None and self._hand_on()
+
+    def _hand_on(self) -> bool:
+        messages = 0
+        backlog = self._backlog
+        while backlog:
+            if messages >= MESSAGES_PER_TURN:
+                self._next_turn = self._loop.call_soon(self._go_on)
+                return False
+            messages += self._handle(backlog.popleft())
+        if messages < MESSAGES_PER_TURN:
+            return True
+        self._next_turn = self._loop.call_soon(self._go_on)
+        return False
+
+    def _go_on(self) -> None:
+        self._next_turn = None
+        if self._hand_on():
+            self._caught_up()
+
+    def _handle(self, command: Command) -> int:
+        handler = self.handlers.get(command[0])
+        if handler is None:
+            logger.debug("the broker says something unknown: %s", shown(command[0]))
+            return 0
+        try:
+            return handler(command)
+        except Exception as error:  # noqa: BLE001 - whatever malformed content leads to
+            self._nonsense(f"malformed reply {shown(command[0])}: {error!r}")
+            return 0
+
+    def clear(self) -> None:
+        """Forget what was not handed on yet."""
+        self._backlog.clear()
+        if self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+
+
+def _in_slices(command: Command) -> Iterable[Command]:
+    if len(command) != 4 or type(command[3]) is not list or len(command[3]) <= MESSAGES_PER_TURN:
+        return (command,)
+    reply, channel, first, payloads = command
+    return (
+        [reply, channel, first + start, payloads[start : start + MESSAGES_PER_TURN]]
+        for start in range(0, len(payloads), MESSAGES_PER_TURN)
+    )
