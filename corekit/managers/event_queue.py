@@ -269,7 +269,6 @@ class EventQueue:
         or BackendUnavailable: in all these cases nothing was queued. OutcomeUnknown, with
         `message_id`: it was queued or not. Cancelled: likewise.
         """
-        self._gate.check()
         adapter = self._open_adapter()
         name = self._full_name(channel, shared)
         limit = seconds("timeout", timeout)

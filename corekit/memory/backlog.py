@@ -54,10 +54,22 @@ class Taker(Protocol):
 class Channel:
     """One channel's messages, and who takes them."""
 
-    __slots__ = ("dead", "delayed", "in_flight", "name", "ready", "returned", "takers", "waiting")
+    __slots__ = (
+        "alive",
+        "dead",
+        "delayed",
+        "in_flight",
+        "name",
+        "ready",
+        "returned",
+        "takers",
+        "waiting",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
+        #: How many messages have not ended.
+        self.alive = 0
         self.ready: deque[Message] = deque()
         #: A heap of those that came back, or whose time has come: older than all in `ready`.
         self.returned: list[tuple[int, Message]] = []
@@ -76,11 +88,6 @@ class Channel:
 
     def __len__(self) -> int:
         return len(self.ready) + len(self.returned)
-
-    @property
-    def alive(self) -> int:
-        """How many messages have not ended."""
-        return len(self.ready) + len(self.returned) + self.delayed + self.in_flight
 
     @property
     def empty(self) -> bool:
@@ -146,6 +153,7 @@ class Backlog:
                 return first.id
         channel = self.channel(name)
         self._check_room(channel, most)
+        channel.alive += 1
         message.place = next(self._places)
         if message.dedup_id is not None:
             self._dedup.add(name, message, now)
@@ -177,12 +185,14 @@ class Backlog:
 
     def end(self, channel: Channel, message: Message) -> None:
         """Forget *message*, which is in none of the lists any more."""
+        channel.alive -= 1
         if message.dedup_id is not None:
             self._dedup.ended(channel.name, message)
         self.drop_if_empty(channel)
 
     def bury(self, channel: Channel, message: Message) -> None:
         """Keep *message* as a dead letter."""
+        channel.alive -= 1
         channel.dead[message.id] = message
         if len(channel.dead) > MOST_DEAD:
             dropped = channel.dead.pop(next(iter(channel.dead)))
@@ -204,6 +214,7 @@ class Backlog:
         if channel is None or id not in channel.dead:
             raise BackendRefused(f"channel {name!r} has no dead letter {id!r}")
         self._check_room(channel, most)
+        channel.alive += 1
         message = channel.dead.pop(id)
         message.attempt, message.deaths, message.error = 1, 0, ""
         message.place = next(self._places)
@@ -217,6 +228,7 @@ class Backlog:
         channel = self.channels.get(name)
         if channel is None:
             return 0
+        channel.alive = channel.in_flight
         removed = list(self._removed(channel))
         for message in removed:
             if message.dedup_id is not None:

@@ -7,10 +7,11 @@ import gc
 import itertools
 import threading
 import tracemalloc
+from functools import partial
 
 import pytest
 
-from corekit.clock import SystemClock
+from corekit.clock import SYSTEM_CLOCK
 from corekit.config import BackendURL
 from corekit.errors import BackendRefused, ConfigurationError, QueueFull
 from corekit.memory import backlog
@@ -38,15 +39,21 @@ _numbers = itertools.count()
 
 
 @pytest.fixture
-def make(clock):
-    """Return what makes adapters of one hub."""
+def make_on():
+    """Return what makes adapters of one hub, on a clock."""
     name = f"alone-{next(_numbers)}"
 
-    def make(options="", clock=clock):
+    def make(clock, options=""):
         url = BackendURL.parse(f"memory://{name}{options}")
         return memory_event_queue(url, make_context(clock=clock))
 
     return make
+
+
+@pytest.fixture
+def make(make_on, clock):
+    """Return what makes adapters of one hub, in virtual time."""
+    return partial(make_on, clock)
 
 
 def consume(adapter, channel, credit):
@@ -250,13 +257,13 @@ async def test_a_publisher_lets_others_run(make, clock):
     await adapter.close()
 
 
-async def test_apps_in_several_threads(make):
+async def test_apps_in_several_threads(make_on):
     """Adapters in other event loops take part: each message once, in this loop or another."""
     adapters, counts, ready, done = [], [], threading.Barrier(4), threading.Event()
 
     def work():
         async def main():
-            adapter = make(clock=SystemClock())
+            adapter = make_on(SYSTEM_CLOCK)
             await adapter.open()
             inbox = consume(adapter, "c", 20)
             adapters.append(adapter)
@@ -277,7 +284,7 @@ async def test_apps_in_several_threads(make):
     threads = [threading.Thread(target=work) for _ in range(3)]
     for thread in threads:
         thread.start()
-    adapter = make(clock=SystemClock())
+    adapter = make_on(SYSTEM_CLOCK)
     await adapter.open()
     await asyncio.to_thread(ready.wait)
     for number in range(2000):
@@ -290,25 +297,27 @@ async def test_apps_in_several_threads(make):
             stats = await adapter.stats("c")
             waiting = stats.ready or stats.in_flight
 
-    await asyncio.wait_for(empty(), 20)
-    done.set()
-    for thread in threads:
-        await asyncio.to_thread(thread.join)
+    try:
+        await asyncio.wait_for(empty(), 20)
+    finally:
+        done.set()
+        for thread in threads:
+            await asyncio.to_thread(thread.join)
     assert sum(counts) == 2000
     assert min(counts) > 0
     await adapter.close()
 
 
 @pytest.mark.parametrize("noticed", ["at an open", "at a delivery"])
-async def test_a_loop_that_ended_without_a_word(make, noticed):
+async def test_a_loop_that_ended_without_a_word(make_on, noticed):
     """The deliveries of an App whose loop is gone go to others, as deaths."""
-    adapter = make(clock=SystemClock())
+    adapter = make_on(SYSTEM_CLOCK)
     if noticed == "at a delivery":
         await adapter.open()
 
     def work():
         async def main():
-            other = make(clock=SystemClock())
+            other = make_on(SYSTEM_CLOCK)
             await other.open()
             inbox = consume(other, "c", 5)
             await other.publish("c", "1", b"")
