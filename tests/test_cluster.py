@@ -118,9 +118,9 @@ async def test_random_work(clock: VirtualClock, seed: int) -> None:
             await instance.tell()
         elif what == 2:
             key = choice.choice("abc")
-            async with app.lock_manager.lock(key, ttl=1) as lease:
-                async with ledger.exclusive(key, lease.token):
-                    await asyncio.sleep(choice.random() * 2)
+            lock = app.lock_manager.lock(key, ttl=1)
+            async with lock as lease, ledger.exclusive(key, lease.token):
+                await asyncio.sleep(choice.random() * 2)
         elif what == 3:
             counted += 1
             await app.cache.increment("count")
@@ -195,9 +195,9 @@ async def test_instances_come_and_go(clock: VirtualClock, seed: int) -> None:
     async def locks(instance: Instance) -> None:
         for _ in range(30):
             try:
-                async with instance.app.lock_manager.lock("once", ttl=1) as lease:
-                    async with ledger.exclusive("once", lease.token):
-                        await asyncio.sleep(choice.random() * 0.3)
+                lock = instance.app.lock_manager.lock("once", ttl=1)
+                async with lock as lease, ledger.exclusive("once", lease.token):
+                    await asyncio.sleep(choice.random() * 0.3)
             except (LockLost, NotOpenError):
                 await asyncio.sleep(0.2)
 
@@ -366,9 +366,9 @@ def test_threads_work_together() -> None:
             for turn in range(150):
                 await app.event_queue.publish("jobs", f"{number}-{turn}")
                 await instance.tell()
-                async with app.lock_manager.lock("once") as lease:
-                    async with ledger.exclusive("once", lease.token):
-                        await asyncio.sleep(0)
+                lock = app.lock_manager.lock("once")
+                async with lock as lease, ledger.exclusive("once", lease.token):
+                    await asyncio.sleep(0)
                 if turn % 10 == number:
                     # Gives up at the very moment at which it may be given the lock.
                     with suppress(TimeoutError):

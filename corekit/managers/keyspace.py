@@ -12,6 +12,7 @@ from typing import Any, cast
 from weakref import WeakValueDictionary
 
 from ..adapters import CacheSpace, LocalCacheSpace, Stored
+from ..arguments import shown
 from ..clock import Clock
 from ..errors import BackendUnavailable, SerializationError
 from .cache_entry import PASSED, Entry, EntryCodec, ReferenceCodec
@@ -111,7 +112,12 @@ class Keyspace:
 
     async def write_many(self, values: Mapping[str, Any], expires: float) -> None:
         """Write all *values*; none is written if one of them cannot be encoded."""
-        encoded = {key: self._codec.encode(Entry(value, expires)) for key, value in values.items()}
+        encoded: dict[str, Any] = {}
+        for key, value in values.items():
+            try:
+                encoded[key] = self._codec.encode(Entry(value, expires))
+            except SerializationError as error:
+                raise type(error)(f"key {shown(key)}: {error}") from error.__cause__
         lifetime = self._lifetime(Entry(None, expires))
         chunk: dict[str, Any] = {}
         size = 0

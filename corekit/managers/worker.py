@@ -171,8 +171,10 @@ class Worker:
                 return bool(answer)
             if inspect.iscoroutine(answer):
                 answer.close()
-            problem: Exception = TypeError("idle must be a plain function")
-        except Exception as error:  # noqa: BLE001 - whatever it raises means "not idle"
+            problem: BaseException = TypeError("idle must be a plain function")
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever else it raises means "not idle"
             problem = error
         if self._idle_log.passes():
             logger.error("channel %r: idle() failed, so not idle", self._channel, exc_info=problem)

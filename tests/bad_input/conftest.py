@@ -79,13 +79,17 @@ class World:
         """Check that *call* raises *error*, also a *base*, and changes nothing; return its text."""
         before = await self.picture()
         with pytest.raises(error) as caught:
-            result = call()
-            if inspect.isawaitable(result):
-                await result
+            await _called(call)
         assert isinstance(caught.value, base)
         assert type(caught.value) is error, f"{caught.value!r} is not exactly {error.__name__}"
         assert await self.picture() == before
         return str(caught.value)
+
+
+async def _called(call: Callable[[], Any]) -> None:
+    result = call()
+    if inspect.isawaitable(result):
+        await result
 
 
 @pytest.fixture

@@ -105,9 +105,9 @@ COUNTS = [
     (math.inf, TYPE),
 ]
 FLAGS = [(0, TYPE), (1, TYPE), (None, TYPE), ("yes", TYPE), ([], TYPE)]
-ASYNC = [(None, TYPE), (5, TYPE), ("handle", TYPE), (plain, TYPE), (lambda m: None, TYPE), (dict, TYPE)]  # fmt: skip
+ASYNC = [(each, TYPE) for each in (None, 5, "handle", plain, lambda m: None, dict)]
 FUNCTIONS = [(None, TYPE), (5, TYPE), ("load", TYPE), ([], TYPE)]
-TRANSACTIONS = [(5, TYPE), (False, TYPE), (object(), TYPE), (Transaction, TYPE), (Asynchronous(), TYPE)]  # fmt: skip
+TRANSACTIONS = [(each, TYPE) for each in (5, False, object(), Transaction, Asynchronous())]
 
 TTL = DURATIONS + NO_ZERO
 LEASE = TTL + FINITE + NOT_NONE
@@ -142,7 +142,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], dict[str, list[Any]
         lambda w: w.app.cache_manager.get_cache,
         {"name": "users"},
         {"name": NAMES},
-    ),  # fmt: skip
+    ),
     "CacheManager.create_counter": (
         lambda w: w.app.cache_manager.create_counter,
         {"name": "n"},
@@ -319,7 +319,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], dict[str, list[Any]
                 ("!", NAME),
                 (5, TYPE),
                 (b"a", TYPE),
-            ],  # fmt: skip
+            ],
             "shared": FLAGS,
         },
     ),
@@ -346,7 +346,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], dict[str, list[Any]
         lambda w: w.app.event_queue.stats,
         {"channel": "k"},
         {"channel": NAMES, "shared": FLAGS},
-    ),  # fmt: skip
+    ),
     "EventQueue.dead_letters": (
         lambda w: w.app.event_queue.dead_letters,
         {"channel": "k"},
@@ -361,7 +361,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], dict[str, list[Any]
         lambda w: w.app.event_queue.purge,
         {"channel": "jobs"},
         {"channel": NAMES, "shared": FLAGS},
-    ),  # fmt: skip
+    ),
     "LockManager.acquire": (
         lambda w: w.app.lock_manager.acquire,
         {"key": "k"},
@@ -392,7 +392,7 @@ CALLS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], dict[str, list[Any]
         lambda w: w.app.lock_manager.leader,
         {"key": "k"},
         {"key": NAMES, "ttl": LEASE},
-    ),  # fmt: skip
+    ),
     "Lease.extend": (lambda w: w.lease.extend, {"ttl": 1000}, {"ttl": LEASE}),
     "Lease.release": (lambda w: w.lease.release, {}, {}),
 }
