@@ -13,10 +13,26 @@ from typing import Any
 import pytest
 
 from ..memory.hub import drop as drop_memory
+from .cache import CacheSuite
 from .clock import VirtualClock
+from .contexts import make_context
+from .event_queue import EventQueueSuite
+from .lock import LockSuite
+from .membership import MembershipSuite
+from .pub_sub import PubSubSuite
 from .waiting import eventually
 
-__all__ = ["VirtualClock", "drop_memory", "eventually"]
+__all__ = [
+    "CacheSuite",
+    "EventQueueSuite",
+    "LockSuite",
+    "MembershipSuite",
+    "PubSubSuite",
+    "VirtualClock",
+    "drop_memory",
+    "eventually",
+    "make_context",
+]
 
 
 @pytest.hookimpl(tryfirst=True)
