@@ -50,6 +50,9 @@ class Run:
         #: Whether the task has come to an await, so that others ran beside it.
         self.suspended = False
 
+    def __repr__(self) -> str:
+        return f"<Run {self.stage.name} message={self.delivery.id} suspended={self.suspended}>"
+
 
 class Handling:
     """Runs one channel's process function, and settles each message by how that ended."""
