@@ -84,12 +84,8 @@ class Election:
 
         Quick changes may be seen as one. Ends with NotOpenError when the App stops.
         """
-        known: tuple[Leader | None] | None = None
         async for members in self._locks.membership().watch(self._name):
-            leader = self._leader(members)
-            if known != (leader,):
-                known = (leader,)
-                yield leader
+            yield self._leader(members)
 
     def _leader(self, members: list[Member]) -> Leader | None:
         for seen in self._presence.read(members):

@@ -151,6 +151,9 @@ class MembershipSuite:
             await b.announce(new, b"new")
             assert await a.announce(old, b"old") is False
             assert [member.value for member in await a.members(self.prefix)] == [b"new"]
+            over = await self._hold(a, "y")
+            await asyncio.sleep(over.ttl + self.late)
+            assert await a.announce(over, b"over") is False
 
     async def test_watching_begins_with_the_present(self) -> None:
         """The first state comes at once, be it empty or not."""
@@ -193,9 +196,12 @@ class MembershipSuite:
             await a.announce(grant, b"value")
             async with aclosing(self._watch(b)) as states:
                 await self._until(states, {"x": b"value"})
-                shortened = await a.extend(grant, self.ttl)
+                ended = asyncio.ensure_future(self._until(states, {}, 600))
+                await asyncio.sleep(0.05)
+                shortened = await a.extend(grant, max(self.ttl, a.least_ttl))
                 assert shortened is not None
-                await self._until(states, {}, shortened.ttl)
+                async with asyncio.timeout(shortened.ttl + self.late):
+                    await ended
 
     async def test_other_prefixes_are_not_seen(self) -> None:
         """A watcher sees nothing of names outside its prefix."""

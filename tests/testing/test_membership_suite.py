@@ -159,6 +159,18 @@ class NoTime(MemoryLock):
         raise self._refusal()
 
 
+class NoShortening(MemoryLock):
+    """Does not tell watchers that a grant will end earlier."""
+
+    async def extend(self, grant, ttl):
+        showcase = self._hub._showcase
+        showcase.touch, touch = lambda _: None, showcase.touch
+        try:
+            return await super().extend(grant, ttl)
+        finally:
+            showcase.touch = touch
+
+
 class Deaf(MemoryLock):
     """Leaves watchers alone when it is closed."""
 
@@ -204,6 +216,7 @@ BREAKS = {
     NoBeginning: {"watching_begins_with_the_present"},
     NoChanges: {"changes_are_seen", "an_end_by_time_is_seen", "a_shortened_time_is_seen"},
     NoTime: {"an_end_by_time_is_seen"},
+    NoShortening: {"a_shortened_time_is_seen"},
     Deaf: {"closing_ends_watching"},
     Keeper: {"it_goes_with_the_close"},
     Alone: {"the_ability_is_found"},

@@ -502,6 +502,16 @@ async def test_work_that_stops_its_app(locks):
         assert locks.free()
 
 
+async def test_stopping_leaves_no_timer(locks):
+    """After the stop nothing is scheduled any more."""
+    async with locks.running("shop") as (a,):
+        with pytest.raises(LockLost):
+            async with a.lock("k"), a.lock("l", renew=False) as lease:
+                assert not lease.lost.is_set()
+                await a.close()
+        assert all(timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)
+
+
 async def test_a_section_leaves_nothing(locks):
     """After a section neither timer nor task nor lease is left."""
     async with locks.running("shop") as (a,):

@@ -64,6 +64,28 @@ async def test_an_instance_that_stops_leaves_at_once(locks):
         assert await ids(a) == ["a"]
 
 
+async def test_leaving_while_the_locks_are_open(locks):
+    """Leaving releases what the registry holds, and ends its renewal."""
+    async with joined(locks, "a") as a, joined(locks, "b") as b:
+        await asyncio.sleep(1)
+        await b.close()
+        assert await ids(a) == ["a"]
+        assert repr(b._locks._session.renewals) == "<RenewalSchedule waiting=0>"
+
+
+async def test_the_locks_are_closed_first(locks, caplog):
+    """A registry whose lock manager was closed ends quietly."""
+    manager = locks.manager()
+    registry = InstanceRegistry(locks.context(), manager)
+    await manager.open(locks.backend())
+    await registry.open()
+    await asyncio.sleep(1)
+    await manager.close()
+    await asyncio.sleep(1)
+    await registry.close()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 async def test_an_instance_that_dies_disappears(locks, clock):
     """An instance that is cut off for good is gone for the others within its ttl."""
     manager, backend = locks.manager("shop", "b"), locks.backend()

@@ -130,6 +130,24 @@ async def test_a_campaign_that_cannot_be_shown(locks):
         assert locks.free()
 
 
+async def test_a_leader_that_is_shown_too_late(locks, clock):
+    """If the lease is over before the leader could be announced, it never led."""
+    async with locks.on_backend() as (a, backend):
+        go = backend.hang("announce")
+
+        async def lead():
+            async with a.leader("x", 10).campaign():
+                pytest.fail("too late")
+
+        leading = asyncio.create_task(lead())
+        await asyncio.sleep(1)
+        clock.jump(20)
+        go.set()
+        with pytest.raises(LockLost):
+            await leading
+        assert await a.leader("x").current() is None
+
+
 async def test_what_cannot_be_read_is_nobody(locks, caplog):
     """A value of unknown form is logged and taken for nobody."""
     async with locks.on_backend() as (a, backend):
