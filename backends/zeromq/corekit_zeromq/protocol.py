@@ -25,7 +25,9 @@ names and ids text. In the first HELLO of a client session and secret are empty.
 was refused, a client puts its consumers and claims into its first frame: the broker, after its
 start, holds back deliveries for a moment until the sessions of its former life have sent it.
 
-A malformed command costs its sender FAIL if it is a request, and the session (REFUSED) if not.
+A malformed command costs its sender FAIL if it is a request, and the session (REFUSED) if not; so
+does a frame that cannot be read. An operation that the broker does not know is answered FAIL if its
+second element can be a rid, and ignored otherwise.
 
 Client to broker::
 
@@ -65,7 +67,7 @@ Broker to client::
 
     WELCOME        version, session, secret, epoch, resumed, received, info
     UNKNOWN        this connection has no session: say HELLO (again)
-    REFUSED        code, text: HELLO was refused; the connection is of no use
+    REFUSED        code, text: HELLO was refused, or the session was ended for what it sent
     OK             rid, value
     FAIL           rid, code, text
     MESSAGES       channel, seq of the first, [payload, ...]

@@ -15,8 +15,8 @@ APPLICATION_ID = 0x636B7A71
 VERSION = 1
 
 #: Pages in the write-ahead log before it is folded into the main file: bounds what a damaged log
-#: can cut off (4 MiB), and how much room a full disk must still have.
-_CHECKPOINT_PAGES = 1000
+#: can cut off (16 MiB), and how much room a full disk must still have.
+_CHECKPOINT_PAGES = 4000
 
 #: Bytes of a database file's header, and of a page.
 _HEADER = 100
@@ -131,7 +131,7 @@ def _set_up(connection: sqlite3.Connection, *, durable: bool) -> None:
         "journal_mode": "wal",
         "synchronous": 2 if durable else 1,
         "wal_autocheckpoint": _CHECKPOINT_PAGES,
-        "journal_size_limit": 16 * 1024 * 1024,
+        "journal_size_limit": 32 * 1024 * 1024,
         "temp_store": 2,
         "mmap_size": 0,
         "cache_size": -16 * 1024,
