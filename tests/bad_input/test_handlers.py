@@ -71,7 +71,7 @@ async def test_a_queue_handler_raises(clock: VirtualClock, name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in RAISED if name != "generator exit"])
 async def test_a_subscriber_raises(clock: VirtualClock, name: str, caplog: Any) -> None:
-    """Whatever a subscriber or its on_gap raises is logged; it gets the next messages, as others do."""
+    """Whatever a subscriber raises is logged; it gets the next messages, as others do."""
     make, _ = RAISED[name]
     heard, others = [], []
 
@@ -159,7 +159,7 @@ HANDLERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", HANDLERS)
 async def test_not_async(name: str) -> None:
-    """A handler that is not async is refused by every call that takes one, before and after start."""
+    """A handler that is not async is refused wherever one is taken, before and after start."""
     handler = HANDLERS[name]
     app = App("shop")
     for _ in range(2):
@@ -297,7 +297,7 @@ IDLE: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", IDLE)
 async def test_idle_that_fails(clock: VirtualClock, name: str, caplog: Any) -> None:
-    """A failing idle() means "not idle" and costs few log lines; when it recovers, work goes on."""
+    """A failing idle() means "not idle", with few log lines; when it recovers, work goes on."""
     well = False
     done = []
 
@@ -405,7 +405,7 @@ class Hooked(Plugin):
 @pytest.mark.parametrize("hook", ["before_load", "load", "before_stop"])
 @pytest.mark.parametrize("error", [ValueError("no"), Own("no"), asyncio.CancelledError()])
 async def test_a_hook_raises(hook: str, error: BaseException) -> None:
-    """Whatever a hook raises reaches the caller; the App is closed then, and can be started again."""
+    """Whatever a hook raises reaches the caller; the App is closed then, and can start again."""
     plugin = Hooked(hook, error)
     app = App("shop", plugins=[plugin])
     raised: BaseException | None = None
