@@ -35,6 +35,7 @@ now = time.monotonic  # one scale for all processes of the machine
 
 
 def tell(**values: Any) -> None:
+    """Give *values* to the process that measures."""
     print(json.dumps(values), flush=True)
 
 
@@ -57,12 +58,13 @@ async def count_messages(count: int, listen: Listen) -> None:
 
     await listen(handle)
     tell(ready=True)
-    while handled < count and (not handled or now() - last < 3):
+    while handled < count and (not handled or now() - last < 3):  # noqa: ASYNC110 - silence ends it
         await asyncio.sleep(0.02)
     tell(handled=handled, first=first, last=last, delays=delays)
 
 
 async def corekit_subscriber(url: str, count: int) -> None:
+    """Receive *count* messages through corekit."""
     from corekit import App
 
     async with App("bench", pub_sub=url) as app:
@@ -77,6 +79,7 @@ async def corekit_subscriber(url: str, count: int) -> None:
 
 
 async def corekit_publisher(url: str, count: int, pause: float) -> None:
+    """Publish *count* messages through corekit, with *pause* seconds between them."""
     from corekit import App
 
     async with App("bench", pub_sub=url) as app:
@@ -90,6 +93,7 @@ async def corekit_publisher(url: str, count: int, pause: float) -> None:
 
 
 async def nats_subscriber(url: str, count: int) -> None:
+    """Receive *count* messages through nats-py."""
     import nats
 
     client = await nats.connect(url)
@@ -108,6 +112,7 @@ async def nats_subscriber(url: str, count: int) -> None:
 
 
 async def nats_publisher(url: str, count: int, pause: float) -> None:
+    """Publish *count* messages through nats-py, with *pause* seconds between them."""
     import nats
 
     client = await nats.connect(url)
@@ -137,25 +142,29 @@ async def in_flight(count: int, width: int, publish: Callable[[], Awaitable[Any]
 
 
 async def corekit_worker(url: str, count: int) -> None:
+    """Do *count* jobs of corekit's queue."""
     from corekit import App
 
     app = App("bench", event_queue=url)
 
     async def listen(handle: Callable[[bytes], None]) -> None:
-        async def process(message: bytes, context: Any) -> None:
+        async def process(message: bytes, _: Any) -> None:
             handle(message)
 
         app.event_queue.subscribe("queue", process, concurrency=IN_FLIGHT)
         await app.start()
 
     await count_messages(count, listen)
-    while (stats := await app.event_queue.stats("queue")).ready + stats.in_flight:
+    in_hand = 1
+    while in_hand:
         await asyncio.sleep(0.01)
+        in_hand = (await app.event_queue.stats("queue")).in_flight
     tell(acknowledged=now())
     await app.stop()
 
 
 async def corekit_producer(url: str, count: int, width: int) -> None:
+    """Publish *count* jobs to corekit's queue, *width* at a time."""
     from corekit import App
 
     async with App("bench", event_queue=url, worker_mode="-") as app:
@@ -163,6 +172,7 @@ async def corekit_producer(url: str, count: int, width: int) -> None:
 
 
 async def nats_worker(url: str, count: int) -> None:
+    """Do *count* jobs of a JetStream with file storage."""
     import nats
     from nats.js.api import StreamConfig
 
@@ -191,6 +201,7 @@ async def nats_worker(url: str, count: int) -> None:
 
 
 async def nats_producer(url: str, count: int, width: int) -> None:
+    """Publish *count* jobs to the JetStream, *width* at a time."""
     import nats
 
     client = await nats.connect(url)
@@ -203,6 +214,7 @@ async def nats_producer(url: str, count: int, width: int) -> None:
 
 
 def free_port() -> int:
+    """Return a port that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -238,17 +250,20 @@ def server(kind: str, data: Path) -> Iterator[str]:
 
 
 def role(*arguments: object) -> subprocess.Popen[str]:
+    """Start a process for one role."""
     command = [sys.executable, __file__, "--role", *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def read(process: subprocess.Popen[str]) -> dict[str, Any]:
+    """Return what *process* tells next."""
     assert process.stdout is not None
     answer: dict[str, Any] = json.loads(process.stdout.readline())
     return answer
 
 
 def pub_sub(kind: str, url: str, count: int, pause: float) -> dict[str, Any]:
+    """Measure *count* messages from a publisher to a subscriber."""
     subscriber = role(f"{kind}_subscriber", url, count)
     read(subscriber)
     publisher = role(f"{kind}_publisher", url, count, pause)
@@ -263,6 +278,7 @@ def pub_sub(kind: str, url: str, count: int, pause: float) -> dict[str, Any]:
 
 
 def queue(kind: str, url: str, count: int, width: int) -> dict[str, Any]:
+    """Measure *count* jobs from a producer to a worker."""
     worker = role(f"{kind}_worker", url, count)
     read(worker)
     producer = role(f"{kind}_producer", url, count, width)
@@ -292,6 +308,7 @@ def disk(data: Path) -> float:
 
 
 def run(count: int, rounds: int) -> None:
+    """Measure both sides in turns and print the ratios."""
     with contextlib.ExitStack() as stack:
         data = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         kinds = ("corekit", "nats")
@@ -324,6 +341,7 @@ def run(count: int, rounds: int) -> None:
 
 
 def main() -> None:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=400_000)
     parser.add_argument("--rounds", type=int, default=3)

@@ -23,13 +23,11 @@ class Admission:
 
     def __init__(self, has_room: Callable[[], bool]) -> None:
         self._has_room = has_room
-        self._waiting: deque[_Waiting] = deque()
+        #: In the order of the calls. An attribute, because it is looked at for every publish.
+        self.waiting: deque[_Waiting] = deque()
 
     def __repr__(self) -> str:
-        return f"<Admission waiting={len(self._waiting)}>"
-
-    def __len__(self) -> int:
-        return len(self._waiting)
+        return f"<Admission waiting={len(self.waiting)}>"
 
     async def wait(self, owner: object, action: Callable[[], T], timeout: float) -> T:
         """Do *action* when its turn has come, and return what it returns.
@@ -38,20 +36,20 @@ class Admission:
         leaves; *action* is then never done. If cancelled, it is done or not.
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(owner, action, done))
+        self.waiting.append(_Waiting(owner, action, done))
         async with asyncio.timeout(timeout):
             return await done
 
     def admit(self) -> None:
         """Do what there is room for."""
-        while self._waiting and self._has_room():
-            _, action, done = self._waiting.popleft()
+        while self.waiting and self._has_room():
+            _, action, done = self.waiting.popleft()
             # Done in its place, not when its caller runs again: others would overtake it.
             if not done.done():
                 done.set_result(action())
 
     def leave(self, owner: object, error: Callable[[], NotOpenError]) -> None:
         """Let nothing of *owner* happen any more."""
-        for waiting in self._waiting:
+        for waiting in self.waiting:
             if waiting.owner is owner and not waiting.done.done():
                 waiting.done.set_exception(error())

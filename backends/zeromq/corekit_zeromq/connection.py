@@ -116,7 +116,7 @@ class Connection:
         return can_take_more
 
     def _after_frame(self) -> None:
-        if self.admission:
+        if self.admission.waiting:
             self._admit()
         if self._arrivals:
             self._tell_arrivals()
@@ -220,7 +220,7 @@ class Connection:
         a frame.
         """
         session = self.session
-        if not self.link.is_up or session.room < 0 or self.admission:
+        if not self.link.is_up or session.room < 0 or self.admission.waiting:
             return None
         if session.publish(channel, payload):
             self._flush()
@@ -232,7 +232,7 @@ class Connection:
     @property
     def is_open(self) -> bool:
         """Whether something that takes room in the window can be added now."""
-        return not self.admission and self._has_room()
+        return not self.admission.waiting and self._has_room()
 
     def _has_room(self) -> bool:
         return self.link.is_up and self.session.room >= 0

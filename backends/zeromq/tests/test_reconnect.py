@@ -319,15 +319,17 @@ async def test_locks_survive_cuts(broker: BrokerProcess) -> None:
 
 async def test_a_dead_holder_frees_its_lock(broker: BrokerProcess) -> None:
     """When the session of a holder has ended, the lock goes to the next, before its time."""
-    async with opened(Lock, broker.url) as waiter:
-        async with through_proxy(broker, Lock) as (holder, proxy):
-            grant = await holder.acquire("n", 30.0, None)
-            proxy.refusing = True
-            proxy.cut()
-            after = await waiter.acquire("n", 30.0, 10.0)
-            assert after.token > grant.token
-            proxy.refusing = False
-            assert await holder.extend(grant, 30.0) is None
+    async with (
+        opened(Lock, broker.url) as waiter,
+        through_proxy(broker, Lock) as (holder, proxy),
+    ):
+        grant = await holder.acquire("n", 30.0, None)
+        proxy.refusing = True
+        proxy.cut()
+        after = await waiter.acquire("n", 30.0, 10.0)
+        assert after.token > grant.token
+        proxy.refusing = False
+        assert await holder.extend(grant, 30.0) is None
 
 
 async def test_a_cache_is_empty_after_a_restart(broker: BrokerProcess) -> None:
