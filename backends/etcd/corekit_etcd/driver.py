@@ -54,14 +54,14 @@ __all__ = [
     "WatchCancelRequest",
     "WatchCreateRequest",
     "WatchRequest",
-    "all_newer",
     "created_at",
     "delete",
+    "keeping_lease",
+    "keeping_value",
     "modified_at",
     "none_in",
     "put",
     "range_of",
-    "rebind",
 ]
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
@@ -139,17 +139,25 @@ class Endpoint:
         await self._channel.close()
 
 
+# Writes to keys that must exist: KeyGone otherwise.
+
+
+def keeping_lease(key: bytes, value: bytes) -> PutRequest:
+    """Return the request that writes *value*; the key stays bound to its lease."""
+    return PutRequest(key=key, value=value, ignore_lease=True)
+
+
+def keeping_value(key: bytes, lease: int) -> PutRequest:
+    """Return the request that binds the key to *lease*; its value stays."""
+    return PutRequest(key=key, lease=lease, ignore_value=True)
+
+
 # Parts of transactions. A range is [start, end); without an end it is one key.
 
 
 def put(key: bytes, value: bytes, lease: int = 0) -> RequestOp:
     """Return the operation that writes *key*."""
     return RequestOp(request_put=PutRequest(key=key, value=value, lease=lease))
-
-
-def rebind(key: bytes, lease: int) -> RequestOp:
-    """Return the operation that binds *key*, which must exist, to *lease*; its value stays."""
-    return RequestOp(request_put=PutRequest(key=key, lease=lease, ignore_value=True))
 
 
 def delete(key: bytes) -> RequestOp:
@@ -172,17 +180,6 @@ def none_in(start: bytes, end: bytes = b"") -> Compare:
 def created_at(key: bytes, revision: int) -> Compare:
     """Return the condition that *key* is the one that was created at *revision*."""
     return Compare(result=Compare.EQUAL, target=Compare.CREATE, key=key, create_revision=revision)
-
-
-def all_newer(start: bytes, end: bytes, revision: int) -> Compare:
-    """Return the condition that every key in the range was created after *revision*."""
-    return Compare(
-        result=Compare.GREATER,
-        target=Compare.CREATE,
-        key=start,
-        range_end=end,
-        create_revision=revision,
-    )
 
 
 def modified_at(key: bytes, revision: int) -> Compare:

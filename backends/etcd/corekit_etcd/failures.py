@@ -28,6 +28,10 @@ class LeaseExists(BackendRefused):
     """A lease with this id was granted before."""
 
 
+class KeyGone(BackendRefused):
+    """The request is for a key that must exist, and does not."""
+
+
 class TokenExpired(AuthenticationFailed):
     """The login must be repeated; the request was not done."""
 
@@ -36,6 +40,7 @@ class TokenExpired(AuthenticationFailed):
 _BY_TEXT: tuple[tuple[str, type[BackendError]], ...] = (
     ("requested lease not found", LeaseGone),
     ("lease already exists", LeaseExists),
+    ("etcdserver: key not found", KeyGone),
     ("invalid auth token", TokenExpired),
     ("revision of auth store is old", TokenExpired),
     ("authentication failed", AuthenticationFailed),

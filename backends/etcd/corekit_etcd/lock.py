@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +17,14 @@ from .driver import (
     DeleteRangeRequest,
     RangeRequest,
     TxnRequest,
-    all_newer,
     created_at,
+    keeping_lease,
+    keeping_value,
     none_in,
     put,
     range_of,
-    rebind,
 )
-from .failures import LeaseGone
+from .failures import KeyGone, LeaseGone
 from .leases import Lease, Leases, whole
 from .watch import Watches
 
@@ -35,7 +36,15 @@ _CLOSING = 2.0
 _SEPARATOR = b"\0"
 _AFTER_SEPARATOR = b"\1"
 
-_RANGE = "response_range"
+#: What the value of a key that owns its name begins with, and that of one that waits.
+OWNER = b"o"
+WAITER = b"w"
+
+#: Reads the youngest keys first.
+_NEWEST: dict[str, Any] = {
+    "sort_order": RangeRequest.DESCEND,
+    "sort_target": RangeRequest.CREATE,
+}
 
 
 @dataclass(slots=True, eq=False)
@@ -53,16 +62,42 @@ class Place:
     created: int = 0
     """The revision at which the key was created: the place in the order, and the token."""
 
-    before: bytes | None = None
-    """The key just before this one, if it is known."""
+    before: bytes = b""
+    """The key just before this one; empty if there is none, or it is not known."""
 
     seen: int = 0
     """The revision at which that was so."""
+
+    before_owns: bool = False
+    """Whether the key before this one has shown that it owns the name. Otherwise it may give up,
+    and older ones are left."""
+
+    before_gone: bool = False
 
     moved: bool = False
     """Whether the key may have been moved to another lease, without an answer that says so."""
 
     left: bool = False
+
+    def stand_behind(self, newest: Sequence[Any], revision: int) -> None:
+        """Learn what is before this key from *newest*, which begins with it, or is of no use."""
+        if len(newest) == 2 and newest[0].key == self.key:
+            self.before, self.seen = newest[1].key, revision
+            self.before_owns = newest[1].value.startswith(OWNER)
+            self.before_gone = False
+
+    def learn(self, event: Any) -> bool:
+        """Take what happened to the key before this one; return whether it has gone."""
+        if event.type == event.DELETE:
+            self.before_gone = True
+        elif event.kv.value.startswith(OWNER):
+            self.before_owns = True
+        return self.before_gone
+
+    @property
+    def is_next(self) -> bool:
+        """Whether it is certain that no older key is left."""
+        return self.before_owns and self.before_gone
 
 
 class Lock:
@@ -135,94 +170,107 @@ class Lock:
 
     async def _enter(self, place: Place, *, waits: bool) -> float | None:
         """Create the key if the name is free, or else if *waits*; return since when it is owned."""
-        own = put(place.key, b"", place.lease.id)
+        lease = place.lease
         look = range_of(key=place.key, keys_only=True)
+        newest = range_of(key=place.start, range_end=place.end, limit=2, **_NEWEST)
+        # If this is a repetition, the key may be there already, and is not created again.
+        enter = [put(place.key, WAITER, lease.id), look, newest]
         request = TxnRequest(
             compare=[none_in(place.start, place.end)],
-            success=[own],
-            # If this is a repetition, the key may be there already, and is not created again.
-            failure=[own, look, _newest(place, 2)] if waits else [look],
+            success=[put(place.key, OWNER, lease.id)],
+            failure=enter if waits else [look],
         )
-        since, answer = await self._send(place, request)
+        since = self._now()
+        if lease.ends < since + place.ttl:
+            # Sent together with the request, and waited for only when the name is owned.
+            self._leases.refresh(lease)
+        answer = await self._client.call(Call.TXN, request)
         if answer.succeeded:
             place.created = answer.header.revision
-            return since
-        found = [each.response_range.kvs for each in answer.responses if each.HasField(_RANGE)]
-        if found[0]:
-            place.created = found[0][0].create_revision
-            if not waits:
-                return since
-            newest = found[1]
-            if len(newest) == 2 and newest[0].key == place.key:
-                place.before, place.seen = newest[1].key, answer.header.revision
-        return None
+        elif waits:
+            _, look_answer, newest_answer = answer.responses
+            place.created = look_answer.response_range.kvs[0].create_revision
+            place.stand_behind(newest_answer.response_range.kvs, answer.header.revision)
+            return None
+        else:
+            found = answer.responses[0].response_range.kvs
+            if not found:
+                return None
+            place.created = found[0].create_revision
+        await self._refresh_from(lease, since + place.ttl - lease.ttl)
+        return since
 
     async def _wait(self, place: Place, until: float | None) -> float | None:
         """Return since when the name is owned; None if it was not free before *until*."""
-        lease = place.lease
-        self._leases.keep(lease)
+        self._leases.keep(place.lease)
         try:
+            known = bool(place.before)
             while True:
-                if place.before is None:
-                    since = await self._advance(place)
-                    if since is not None:
-                        return since
-                    continue
-                with self._watches.watch(place.before, revision=place.seen + 1, puts=False) as gone:
-                    place.before = None
-                    lease.on_loss = gone.happened.set
-                    left = None if until is None else until - self._now()
-                    try:
-                        async with asyncio.timeout(left):
-                            await gone.happened.wait()
-                    except TimeoutError:
-                        return None
-                if gone.refusal is not None:
-                    raise gone.refusal
+                if not known:
+                    await self._look(place)
+                if not place.before:
+                    return await self._claim(place)
+                if not await self._is_gone(place, until):
+                    return None
+                if place.is_next:
+                    return await self._claim(place)
+                known = False
         finally:
-            lease.on_loss = None
-            self._leases.let_go(lease)
+            place.lease.on_loss = None
+            self._leases.let_go(place.lease)
 
-    async def _advance(self, place: Place) -> float | None:
-        """Own the name if no older key is left; return since when, or learn who is before."""
-        request = TxnRequest(
-            compare=[
-                created_at(place.key, place.created),
-                all_newer(place.start, place.end, place.created - 1),
-            ],
-            # The write makes it certain: what is only read may be out of date.
-            success=[put(place.key, b"", place.lease.id)],
-            failure=[
-                range_of(key=place.key, keys_only=True),
-                _newest(place, 1, max_create_revision=place.created - 1),
-            ],
+    async def _look(self, place: Place) -> None:
+        """Learn which key is before this one; there may be none any more."""
+        place.before = b""
+        request = RangeRequest(
+            key=place.start,
+            range_end=place.end,
+            max_create_revision=place.created,
+            limit=2,
+            **_NEWEST,
         )
-        since, answer = await self._send(place, request)
-        if answer.succeeded:
-            return since
-        own, before = (each.response_range.kvs for each in answer.responses)
-        if not own:
-            raise LeaseGone(f"the place in the queue of {place.start!r} was lost")
-        if before:
-            place.before, place.seen = before[0].key, answer.header.revision
-        return None
+        answer = await self._client.call(Call.RANGE, request)
+        place.stand_behind(answer.kvs, answer.header.revision)
 
-    async def _send(self, place: Place, request: TxnRequest) -> tuple[float, Any]:
-        """Send *request*, and let the lease last from the moment that is returned with the answer.
+    async def _is_gone(self, place: Place, until: float | None) -> bool:
+        """Wait for the key before this one to go; return False if it is still there at *until*.
 
-        That it lasts is certain only if the name is owned then.
+        True also when it cannot be watched any longer.
+        """
+        with self._watches.watch(place.before, revision=place.seen + 1, wakes=place.learn) as gone:
+            place.lease.on_loss = gone.happened.set
+            left = None if until is None else until - self._now()
+            try:
+                async with asyncio.timeout(left):
+                    await gone.happened.wait()
+            except TimeoutError:
+                return False
+            if gone.refusal is not None:
+                raise gone.refusal
+        return True
+
+    async def _claim(self, place: Place) -> float:
+        """Own the name, of which no older key is left; return since when.
+
+        By a write, which tells the next in the queue, and is done only if the key still exists:
+        what is only read may be out of date.
         """
         lease = place.lease
         since = self._now()
         if lease.ends < since + place.ttl:
-            # On its way together with the request, which does not wait for it.
             self._leases.refresh(lease)
-        answer = await self._client.call(Call.TXN, request)
-        if answer.succeeded:
-            while lease.ends < since + place.ttl:
-                if not await self._leases.refreshed(lease, self._client.settings.timeout):
-                    raise LeaseGone("a lease ended while it was refreshed")
-        return since, answer
+        try:
+            await self._client.call(Call.PUT, keeping_lease(place.key, OWNER))
+        except KeyGone as error:
+            raise LeaseGone(f"the place in the queue of {place.start!r} was lost") from error
+        await self._refresh_from(lease, since + place.ttl - lease.ttl)
+        return since
+
+    async def _refresh_from(self, lease: Lease, since: float) -> None:
+        """Let *lease* be one that was refreshed at *since* or later."""
+        while lease.refreshed < since:
+            if not await self._leases.refreshed(lease, self._client.settings.timeout):
+                raise LeaseGone("a lease ended while it was refreshed")
 
     async def extend(self, grant: Grant, ttl: float) -> Grant | None:
         place = grant.owner
@@ -232,7 +280,7 @@ class Lock:
         with self._client.pending():
             since = self._now()
             if whole(ttl) == place.lease.asked and not place.moved:
-                owned = await self._refresh(place, since, ttl)
+                owned = await self._refresh(place, since)
             else:
                 owned = await self._move(place, since, ttl)
         if owned:
@@ -242,37 +290,32 @@ class Lock:
         self._leases.revoke_later(place.lease)
         return None
 
-    async def _refresh(self, place: Place, since: float, ttl: float) -> bool:
-        timeout = self._client.settings.timeout
-        lease = place.lease
-        if not await self._leases.refreshed(lease, timeout):
+    async def _refresh(self, place: Place, since: float) -> bool:
+        try:
+            await self._refresh_from(place.lease, since)
+        except LeaseGone:
             return False
-        while lease.ends < since + ttl:
-            if not await self._leases.refreshed(lease, timeout):
-                return False
         request = TxnRequest(compare=[created_at(place.key, place.created)])
         answer = await self._client.call(Call.TXN, request)
         return bool(answer.succeeded)
 
     async def _move(self, place: Place, since: float, ttl: float) -> bool:
         """Bind the key to a lease of another ttl; it stays the same key."""
-        lease = await self._leases.take(ttl)
-        try:
-            while lease.ends < since + ttl:
-                if not await self._leases.refreshed(lease, self._client.settings.timeout):
-                    lease = await self._leases.take(ttl)
-            request = TxnRequest(
-                compare=[created_at(place.key, place.created)],
-                success=[rebind(place.key, lease.id)],
-            )
-            answer = await self._client.call(Call.TXN, request)
-        except BaseException:
-            # Not revoked: if the key was moved, its holder may rely on either lease.
-            place.moved = True
-            raise
-        if not answer.succeeded:
-            self._leases.give_back(lease)
-            return False
+        while True:
+            lease = await self._leases.take(ttl)
+            try:
+                await self._refresh_from(lease, since + ttl - lease.ttl)
+                await self._client.call(Call.PUT, keeping_value(place.key, lease.id))
+            except LeaseGone:
+                continue
+            except KeyGone:
+                self._leases.give_back(lease)
+                return False
+            except BaseException:
+                # Not revoked: if the key was moved, its holder may rely on either lease.
+                place.moved = True
+                raise
+            break
         before, place.lease = place.lease, lease
         if place.moved:
             self._leases.revoke_later(before)
@@ -298,16 +341,3 @@ class Lock:
 
     def _now(self) -> float:
         return self._clock.monotonic()
-
-
-def _newest(place: Place, limit: int, **fields: int) -> Any:
-    """Return the operation that reads the youngest keys of the name."""
-    return range_of(
-        key=place.start,
-        range_end=place.end,
-        limit=limit,
-        keys_only=True,
-        sort_order=RangeRequest.DESCEND,
-        sort_target=RangeRequest.CREATE,
-        **fields,
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from itertools import count
 from typing import Any
 
@@ -16,19 +17,24 @@ from .stream import Stream
 class Watch:
     """Tells that something happened to a range of keys. A context manager: it ends with the block.
 
-    `happened` is set by the first event, and also when the history that was to be watched is gone
-    (compacted) or watching was refused: look again in any case. For another event, clear it before
-    looking.
+    `happened` is set by the first event that *wakes*, and also when the history that was to be
+    watched is gone (compacted) or watching was refused. For another event, clear it.
     """
 
     def __init__(
-        self, watches: Watches, number: int, start: bytes, end: bytes, revision: int, puts: bool
+        self,
+        watches: Watches,
+        number: int,
+        start: bytes,
+        end: bytes,
+        revision: int,
+        wakes: Callable[[Any], bool],
     ) -> None:
         self._watches = watches
         self._number = number
         self._start = start
         self._end = end
-        self._puts = puts
+        self._wakes = wakes
         #: The first revision that has not been seen yet.
         self.revision = revision
         self.happened = asyncio.Event()
@@ -52,15 +58,15 @@ class Watch:
             range_end=self._end,
             start_revision=self.revision,
             watch_id=self._number,
-            filters=[] if self._puts else [WatchCreateRequest.NOPUT],
         )
         return WatchRequest(create_request=create)
 
     def take(self, response: Any) -> None:
         """Take what the server says about this watch."""
-        if response.events:
-            self.revision = response.events[-1].kv.mod_revision + 1
-            self.happened.set()
+        for event in response.events:
+            self.revision = event.kv.mod_revision + 1
+            if self._wakes(event):
+                self.happened.set()
 
 
 class Watches:
@@ -74,10 +80,12 @@ class Watches:
     def __repr__(self) -> str:
         return f"<Watches {len(self._watches)} {self._stream!r}>"
 
-    def watch(self, start: bytes, end: bytes = b"", *, revision: int, puts: bool = True) -> Watch:
-        """Watch the range from *revision* on; without *puts* only for keys that go."""
+    def watch(
+        self, start: bytes, end: bytes = b"", *, revision: int, wakes: Callable[[Any], bool]
+    ) -> Watch:
+        """Watch a range from *revision* on; *wakes* is given each event, and says if it counts."""
         number = next(self._numbers)
-        watch = self._watches[number] = Watch(self, number, start, end, revision, puts)
+        watch = self._watches[number] = Watch(self, number, start, end, revision, wakes)
         self._stream.send(watch.request())
         return watch
 
