@@ -38,6 +38,9 @@ _LOOK = 0.125
 #: How long one task runs handlers that never suspend before others get their turn, in seconds.
 _BURST = 0.005
 
+#: How long nothing is started after a handler was cancelled by others, in seconds.
+_CALM = 0.05
+
 #: A handler that holds the loop up for longer is logged, in seconds.
 _BLOCKING = 1.0
 
@@ -99,6 +102,8 @@ class Worker:
         self._quiet = asyncio.Event()
         self._quiet.set()
 
+        #: Runs while nothing is started, because a handler was cancelled by others.
+        self._calming: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self._look_at = math.inf
@@ -133,7 +138,7 @@ class Worker:
 
     def _go_on(self) -> None:
         """Start what there is and has room, and ask for more."""
-        if not self._taking or self._newest or not self._loop.is_running():
+        if not self._taking or self._newest or self._calming or not self._loop.is_running():
             # The newest tasks must come to their first await first; then it goes on from here.
             # A loop that ended in the middle takes its tasks apart, and nothing goes on.
             return
@@ -243,8 +248,15 @@ class Worker:
             )
         if not self._running:
             self._quiet.set()
+        if run.stage is Stage.RUNNING and run.task.cancelling() and self._calming is None:
+            # If the loop is being torn down, nobody would end a task that is begun now.
+            self._calming = self._loop.call_later(_CALM, self._calmed)
         if run.suspended:
             self._go_on()
+
+    def _calmed(self) -> None:
+        self._calming = None
+        self._go_on()
 
     # What happens in time.
 
@@ -340,8 +352,9 @@ class Worker:
         await self._close()
 
     async def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._calming):
+            if timer is not None:
+                timer.cancel()
         # No timer any more: nothing is earlier than this.
         self._timer_at = -math.inf
         try:
