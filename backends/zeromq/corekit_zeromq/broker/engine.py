@@ -139,7 +139,7 @@ class Engine:
             consumer.session.outstanding -= sum(len(one[2]) for one in consumer.batch)
             consumer.session.send(pack((Reply.DELIVERIES, consumer.number, consumer.batch)))
             consumer.batch = []
-        self.pub_sub.flush()
+        self.pub_sub.flush(self.now)
         for session in list(self.sessions.ready):
             session.make_frames()
             if session.outstanding > self.limits.replies:
@@ -185,6 +185,7 @@ class Engine:
         if self.now - self._kept_house_at >= 1.0:
             self._kept_house_at = self.now
             self.queues.keep_house(self.now)
+            self.pub_sub.keep_house(self.now)
             self.cache.expire(self.now, _EXPIRED)
             self.complaints.tell()
             for route, until in list(self._strangers.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -22,6 +23,12 @@ pack = msgpack.Packer(autoreset=True).pack
 
 #: Payloads that go into one command together, in bytes.
 _BATCH = 256 * 1024
+
+#: How long a channel without subscribers keeps its history, in seconds.
+_IDLE = 300.0
+
+#: Channels that one step of housekeeping looks at.
+_STEP = 1000
 
 
 class Subscription:
@@ -42,7 +49,16 @@ class Subscription:
 class Channel:
     """A channel: its subscribers, and its latest messages."""
 
-    __slots__ = ("bytes", "fresh", "fresh_bytes", "history", "name", "next", "subscriptions")
+    __slots__ = (
+        "bytes",
+        "fresh",
+        "fresh_bytes",
+        "history",
+        "name",
+        "next",
+        "subscriptions",
+        "used_at",
+    )
 
     def __init__(self, name: str, first: int) -> None:
         self.name = name
@@ -54,6 +70,7 @@ class Channel:
         """What was published in this turn and not sent on yet; part of the history."""
         self.fresh_bytes = 0
         self.subscriptions: dict[bytes, Subscription] = {}
+        self.used_at = 0.0
 
     def __repr__(self) -> str:
         return (
@@ -97,13 +114,27 @@ class PubSub:
         return channel
 
     def _forget_oldest(self) -> bool:
-        for name, channel in self._channels.items():
+        for channel in self._channels.values():
             if not channel.subscriptions and not channel.fresh:
-                self._first = max(self._first, channel.next + 1)
-                self._kept -= channel.bytes
-                del self._channels[name]
+                self._forget(channel)
                 return True
         return False
+
+    def _forget(self, channel: Channel) -> None:
+        self._first = max(self._first, channel.next + 1)
+        self._kept -= channel.bytes
+        del self._channels[channel.name]
+
+    def keep_house(self, now: float) -> None:
+        """Forget some of the channels that nobody used for long; called about once a second."""
+        for channel in list(islice(self._channels.values(), _STEP)):
+            if channel.used_at > now - _IDLE:
+                return
+            if channel.subscriptions:
+                channel.used_at = now
+                self._channels.move_to_end(channel.name)
+            else:
+                self._forget(channel)
 
     # -- publishing
 
@@ -120,19 +151,16 @@ class PubSub:
         self._kept += size
         self._fresh[channel] = None
 
-    def flush(self) -> list[Session]:
-        """Send on what was published in this turn; return the sessions that got something."""
-        reached: dict[Session, None] = {}
+    def flush(self, now: float) -> None:
+        """Send on what was published in this turn."""
         for channel in self._fresh:
             self._send(channel)
             self._trim(channel)
-            for subscription in channel.subscriptions.values():
-                reached[subscription.session] = None
+            channel.used_at = now
             self._channels.move_to_end(channel.name)
         self._fresh.clear()
         while self._kept > self._limits.history_total:
             self._drop_oldest_history()
-        return list(reached)
 
     def _send(self, channel: Channel) -> None:
         if not channel.fresh:

@@ -56,6 +56,7 @@ class Queues:
         self._alarms: list[tuple[float, int, Queue]] = []
         self._alarm_number = 0
         self._delivery = 1
+        self._dropped_at = now
         self._seq = max(journal.meta("seq"), high_water.seq if high_water else 0)
         self._dedup = Deduplication(journal, limits, wall)
         #: Nothing is delivered while this is set.
@@ -322,8 +323,11 @@ class Queues:
         self._journal.sweep(_SWEEP)
         self._dedup.forget(now + self._offset)
 
-    def drop_idle(self, now: float) -> None:
-        """Forget the queues that are empty and unused."""
+        if now - self._dropped_at >= _IDLE / 2:
+            self._dropped_at = now
+            self._drop_idle(now)
+
+    def _drop_idle(self, now: float) -> None:
         for name, queue in list(self._queues.items()):
             if not (queue.messages or queue.dead or queue.consumers) and (
                 queue.used_at < now - _IDLE

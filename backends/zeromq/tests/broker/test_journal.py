@@ -184,14 +184,14 @@ def test_a_full_disk_takes_acks(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], check=False, capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", disk], check=False, capture_output=True
     )
     if mounted.returncode:
         pytest.skip(f"no tmpfs here: {mounted.stderr.decode()}")
     try:
         directory = DataDirectory(disk / "data")
         directory.open()
-        bench = Bench(directory.path, free_space=10 << 20)
+        bench = Bench(directory.path, free_space=40 << 20)
         peer = bench.peer()
         count = 0
         while True:

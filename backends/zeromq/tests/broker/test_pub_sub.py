@@ -192,3 +192,19 @@ def test_nothing_is_lost_silently(steps: list[int | str]) -> None:
             assert expected == count + 1
         assert seen == sorted(set(seen), key=int)
         bench.journal.close()
+
+
+def test_what_nobody_uses_costs_nothing(bench: Bench) -> None:
+    """Channels and queues are forgotten when they were empty and unused for a while."""
+    peer = bench.peer()
+    subscribe(peer)
+    for n in range(50):
+        peer.send([Op.PUBLISH, f"c{n}", [b"x"]], [Op.CONSUME, n, f"q{n}"], [Op.CANCEL, n])
+    assert len(bench.engine.pub_sub) == 51
+    assert len(bench.engine.queues) == 50
+    for _ in range(80):
+        peer.raw(encode(0, peer.received, []))
+        bench.wait(5)
+    assert len(bench.engine.pub_sub) == 1
+    assert len(bench.engine.queues) == 0
+    assert bench.journal.execute("SELECT count(*) FROM channel").fetchone() == (0,)

@@ -258,7 +258,6 @@ class QueueMachine(RuleBasedStateMachine):
         self.wall += seconds
         self.queues.wake(self.now)
         self.queues.keep_house(self.now)
-        self.queues.drop_idle(self.now)
 
     @rule(claimed=st.booleans())
     def crash(self, claimed: bool) -> None:
