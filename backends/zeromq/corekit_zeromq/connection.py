@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from importlib.metadata import version
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
 from typing import Any, Protocol, TypeVar
 
 from corekit.adapters import AdapterContext
@@ -100,7 +102,7 @@ class Connection:
 
     def _hello(self) -> bytes:
         session = self.session
-        info = {"name": self._context.instance_id, "version": version("corekit-zeromq")}
+        info = {"name": self._context.instance_id, "version": _own_version()}
         hello = [Op.HELLO, MAGIC, VERSION, session.identity, session.secret, session.received, info]
         return encode(0, session.received, [hello])
 
@@ -308,3 +310,11 @@ class Connection:
 
         self.admission.leave(owner, error)
         self.requests.close(owner, error)
+
+
+@cache
+def _own_version() -> str:
+    try:
+        return distribution_version("corekit-zeromq")
+    except PackageNotFoundError:
+        return "0"

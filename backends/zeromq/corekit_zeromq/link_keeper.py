@@ -6,8 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import zmq
-
 from corekit.clock import Clock
 from corekit.errors import AuthenticationFailed, BackendUnavailable, CorekitError
 from corekit.tasks import TaskOwner
@@ -186,7 +184,8 @@ class LinkKeeper:
         except CorekitError as error:
             self._failure = error
             return False
-        except (OSError, zmq.ZMQError) as error:  # such as too many open files
+        except Exception as error:  # noqa: BLE001 - such as too many open files
+            # Whatever it is: giving up would make everybody deaf without a word.
             self._failure = BackendUnavailable(f"{settings.text}: {error}")
             self._failure.__cause__ = error
             return False
