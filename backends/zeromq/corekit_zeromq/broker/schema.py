@@ -22,6 +22,16 @@ _CHECKPOINT_PAGES = 4000
 _HEADER = 100
 _PAGE = 4096
 
+#: Errors of sqlite, by their primary code, that are not the file's fault.
+_STATUS = {
+    sqlite3.SQLITE_IOERR: exits.IO_ERROR,
+    sqlite3.SQLITE_FULL: exits.IO_ERROR,
+    sqlite3.SQLITE_BUSY: exits.IN_USE,
+    sqlite3.SQLITE_READONLY: exits.CANNOT_CREATE,
+    sqlite3.SQLITE_CANTOPEN: exits.CANNOT_CREATE,
+    sqlite3.SQLITE_PERM: exits.CANNOT_CREATE,
+}
+
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 -- A channel without a name was purged: its messages are removed little by little.
@@ -81,7 +91,8 @@ def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     except sqlite3.Error as error:
         connection.close()
         raise BrokerRefused(
-            exits.CORRUPT, f"{path} cannot be read as a journal: {error}; it was left as it is"
+            _STATUS.get(error.sqlite_errorcode & 0xFF, exits.CORRUPT),
+            f"{path} cannot be opened as a journal: {error}; it was left as it is",
         ) from error
     except BaseException:
         connection.close()

@@ -374,11 +374,10 @@ def test_keys(tmp_path: Path, keys: dict[str, bytes]) -> None:
         with Dealer(broker.address, **as_client(keys, "known")) as known:
             assert known.hello()[5] is False
             for options in ({}, as_client(keys, "other"), as_client(keys, "known", "other")):
-                with Dealer(broker.address, **options) as stranger, pytest.raises(TimeoutError):
-                    stranger.socket.send(
-                        encode(0, 0, [[Op.HELLO, MAGIC, VERSION, b"", b"", 0, {}]])
-                    )
-                    stranger.frame(0.5)
+                stranger = Dealer(broker.address, **options)
+                with pytest.raises(TimeoutError):
+                    stranger.hello(within=0.5)
+                stranger.close()
             (tmp_path / "allow").write_text("nonsense")
             broker.call("reload")
             known.send([Op.QUEUE_STATS, 1, "q"])
