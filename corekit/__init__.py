@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from .managers.cache_manager import CacheManager
     from .managers.counter import Counter
     from .managers.event_queue import DeadLetter, DeliveryContext, EventQueue
+    from .managers.guard import Guard
+    from .managers.instances import Instance, InstanceChange, Instances
+    from .managers.leader import Election, Leader
     from .managers.lease import Lease
     from .managers.lock import LockManager
     from .managers.pub_sub import PubSubManager
@@ -67,11 +70,17 @@ __all__ = [
     "DeadLetter",
     "DeliveryContext",
     "DeliveryExpired",
+    "Election",
     "EventQueue",
     "ForkedProcess",
+    "Guard",
+    "Instance",
+    "InstanceChange",
+    "Instances",
     "InvalidArgument",
     "InvalidName",
     "InvalidType",
+    "Leader",
     "Lease",
     "LockError",
     "LockLost",
@@ -103,7 +112,13 @@ _ORIGIN = {
     "Counter": "managers.counter",
     "DeadLetter": "managers.event_queue",
     "DeliveryContext": "managers.event_queue",
+    "Election": "managers.leader",
     "EventQueue": "managers.event_queue",
+    "Guard": "managers.guard",
+    "Instance": "managers.instances",
+    "InstanceChange": "managers.instances",
+    "Instances": "managers.instances",
+    "Leader": "managers.leader",
     "Lease": "managers.lease",
     "LockManager": "managers.lock",
     "Plugin": "plugin",

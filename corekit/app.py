@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import re
-import signal
 import socket
 import threading
 import warnings
@@ -19,25 +18,26 @@ from . import names
 from .adapters import AdapterContext, CacheAdapter
 from .arguments import seconds, whole
 from .clock import SYSTEM_CLOCK, Clock
-from .config import BackendURL, from_environment
+from .config import BackendURL, component_urls, from_environment
 from .errors import NotOpenError, WrongLoop
 from .lifecycle import Gate
 from .managers.cache import Cache
 from .managers.cache_manager import CacheManager
 from .managers.context import ManagerContext
-from .managers.event_queue import EventQueue, inside_handler
+from .managers.event_queue import EventQueue
+from .managers.handler_context import inside_handler
+from .managers.instances import InstanceRegistry, Instances
 from .managers.lock import LockManager
 from .managers.pub_sub import PubSubManager
 from .managers.sync_messages import SyncMessageManager
 from .plugin import Plugin, attached, listens
 from .registry import COMPONENTS
 from .serialization import Serializer
+from .signals import first_signal
 from .transactions import AfterCommit
 from .worker_mode import WorkerMode
 
 logger = logging.getLogger("corekit.app")
-
-_DEFAULT_URL = "memory://"
 
 
 class App:
@@ -51,7 +51,7 @@ class App:
     says what this instance serves (see `serving`). *instance_id* must differ between instances
     (default: host, process and a random part). *grace* is how long `stop` lets running queue
     handlers go on, in seconds. *max_message* bounds every encoded message and cached value, in
-    bytes. *clock* is for tests.
+    bytes. *metadata* is what the other instances see of this one. *clock* is for tests.
 
     Used as `async with app:`, by `start` and `stop`, or by `run`. A stopped App may be started
     again, in another event loop too; subscriptions are kept. While it is open, every call must
@@ -76,13 +76,14 @@ class App:
         instance_id: str | None = None,
         grace: float | timedelta = 10.0,
         max_message: int = 64 * 1024 * 1024,
+        metadata: Mapping[str, Any] | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = names.checked("name", name)
         self.instance_id = (
             _unique_id() if instance_id is None else names.checked("instance_id", instance_id)
         )
-        self._urls = _urls(
+        self._urls = component_urls(
             backend, cache=cache, pub_sub=pub_sub, event_queue=event_queue, lock=lock
         )
         self._mode = WorkerMode.parse(worker_mode)
@@ -112,6 +113,7 @@ class App:
         self.sync_message_manager = SyncMessageManager(self.pub_sub_manager)
         self.event_queue = EventQueue(context, self._mode.consumes)
         self.lock_manager = LockManager(context)
+        self._registered = InstanceRegistry(context, self.lock_manager, metadata)
         self._plugins = attached(plugins, self._discovery.plugins(), self)
         self._gate = Gate(f"app {self.name!r}")
         self._starting: asyncio.Task[None] | None = None
@@ -174,6 +176,15 @@ class App:
         """
         return self._mode.serves(topic)
 
+    def instances(self) -> Instances:
+        """Return the live instances of the application, this one included.
+
+        `await app.instances()` is the list of them; `async for change in app.instances()` tells who
+        joins and leaves. An instance that dies disappears within 15 seconds. Raises
+        ConfigurationError, when used, if the backend of the locks cannot keep members.
+        """
+        return self._registered.instances()
+
     async def start(self) -> None:
         """Open everything: all `before_load`, connect, all `load`, then the queue consumes.
 
@@ -234,7 +245,7 @@ class App:
                 self._close(allowed), name=f"app {self.name}: stop"
             )
             self._stopping.add_done_callback(self._ended)
-        if me is not self._stopping and not inside_handler():
+        if me is not self._stopping and not inside_handler(self.instance_id):
             await asyncio.shield(self._stopping)
 
     async def __aenter__(self) -> Self:
@@ -261,33 +272,23 @@ class App:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        signals = (signal.SIGTERM, signal.SIGINT)
+        asked = asyncio.Event()
 
-        def handled(on: bool) -> None:
-            for number in signals:
-                if on:
-                    loop.add_signal_handler(number, end, number)
-                else:
-                    loop.remove_signal_handler(number)
-
-        def end(number: int) -> None:
-            logger.info("app %s: %s, stopping", self.name, signal.Signals(number).name)
-            handled(on=False)
+        def end() -> None:
+            asked.set()
             self._end.set()
             if self._starting is not None:
                 self._starting.cancel()
 
-        handled(on=True)
-        try:
-            async with self:
-                await self._end.wait()
-        except NotOpenError:
-            # Stopped by a signal before it had started.
-            if not self._end.is_set():
-                raise
-        finally:
-            handled(on=False)
+        with first_signal(end):
+            try:
+                async with self:
+                    if not asked.is_set():
+                        await self._end.wait()
+            except NotOpenError:
+                # Stopped by a signal before it had started.
+                if not asked.is_set():
+                    raise
 
     def _store(self, url: str) -> CacheAdapter:
         """Build the adapter of a cache store beside the App's own."""
@@ -345,6 +346,8 @@ class App:
                 )
                 raise
             self._closers.append((component, manager.close))
+        await self._registered.open()
+        self._closers.append(("instances", self._registered.close))
         for plugin in self._plugins.values():
             await plugin.load()
             self._closers.append((f"plugin {plugin.name}", plugin.before_stop))
@@ -390,11 +393,3 @@ class App:
 def _unique_id() -> str:
     host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:64] or "host"
     return f"{host}-{os.getpid()}-{os.urandom(4).hex()}"
-
-
-def _urls(backend: str | None, **own: str | None) -> dict[str, BackendURL]:
-    default = BackendURL.parse(_DEFAULT_URL if backend is None else backend)
-    return {
-        component: default if text is None else BackendURL.parse(text, parameter=component)
-        for component, text in own.items()
-    }

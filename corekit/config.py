@@ -229,6 +229,15 @@ class _Parser:
         return options
 
 
+def component_urls(backend: str | None, **own: str | None) -> dict[str, BackendURL]:
+    """Return the URL of each component: its *own*, or *backend*, or `memory://`."""
+    default = BackendURL.parse("memory://" if backend is None else backend)
+    return {
+        component: default if text is None else BackendURL.parse(text, parameter=component)
+        for component, text in own.items()
+    }
+
+
 def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the App arguments that COREKIT_* variables set; empty ones count as unset."""
     environment = os.environ if environment is None else environment

@@ -371,6 +371,42 @@ async def test_calls_from_another_loop_are_refused() -> None:
             await asyncio.to_thread(elsewhere, call)
 
 
+async def test_stopping_another_app_from_a_handler() -> None:
+    """A handler of one App that stops another one waits until that one is closed."""
+    other = App("bank")
+    states: list[str] = []
+
+    async def stop(message: Any, context: Any) -> None:
+        await other.stop()
+        states.append(repr(other))
+
+    async with App("shop") as app:
+        await other.start()
+        app.event_queue.subscribe("jobs", stop)
+        await app.event_queue.publish("jobs", 1)
+        await eventually(lambda: states)
+    assert "closed" in states[0]
+
+
+async def test_instances_see_each_other() -> None:
+    """Live instances are listed with their metadata, and joins and leaves are told."""
+    async with App("shop", instance_id="one", metadata={"zone": "a"}) as one:
+        seen: list[tuple[str, str]] = []
+
+        async def watch() -> None:
+            async for change in one.instances():
+                seen.append((change.event, change.instance.id))  # noqa: PERF401 - it never ends
+
+        watching = asyncio.create_task(watch())
+        async with App("shop", instance_id="two"), App("bank", instance_id="three"):
+            await eventually(lambda: ("joined", "two") in seen)
+            listed = {each.id: each.metadata for each in await one.instances()}
+            assert listed == {"one": {"zone": "a"}, "two": {}}
+        await eventually(lambda: seen[-1] == ("left", "two"))
+    with pytest.raises(NotOpenError):
+        await watching
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 async def test_a_forked_child_is_told() -> None:
     """After a fork the child's calls raise ForkedProcess; the parent goes on."""

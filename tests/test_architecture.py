@@ -36,6 +36,7 @@ FOUNDATION = {
     "serialization",
     "tasks",
     "transactions",
+    "signals",
     "worker_mode",
 }
 MEMORY_AND_BACKENDS = {

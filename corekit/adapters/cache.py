@@ -64,7 +64,7 @@ class CacheSpace(Protocol):
         ...
 
     async def delete(self, keys: Sequence[str]) -> list[Any]:
-        """Remove *keys* and return, in that order, the value each had; None where there was none."""
+        """Remove *keys* and return, in that order, the value that each had, None if it had none."""
         ...
 
     async def keys(self) -> list[str]:

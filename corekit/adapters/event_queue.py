@@ -95,7 +95,7 @@ class Consumer(Protocol):
         ...
 
     def ack(self, delivery: Delivery) -> None:
-        """The work is done: forget the message."""
+        """Forget the message: the work is done."""
         ...
 
     def release(self, delivery: Delivery, *, started: bool) -> None:
@@ -106,9 +106,9 @@ class Consumer(Protocol):
         ...
 
     def retry(self, delivery: Delivery, *, delay: float, error: str) -> None:
-        """The attempt failed: deliverable again after *delay* seconds, with the next `attempt`.
+        """Make the message deliverable again after *delay* seconds, with the next `attempt`.
 
-        Its deaths are counted from 0 again.
+        The attempt failed with *error*; its deaths are counted from 0 again.
         """
         ...
 

@@ -82,6 +82,9 @@ class BytesCodec:
         self._serializer = serializer
         self.now = clock.time
 
+    def __repr__(self) -> str:
+        return f"<BytesCodec {self._serializer!r}>"
+
     def encode(self, entry: Entry) -> bytes:
         head = (entry.expires, entry.stale_until, entry.claim, entry.claimed_until)
         return self._serializer.seal(head, entry.value, what="value")
@@ -103,6 +106,9 @@ class ReferenceCodec:
 
     def __init__(self, clock: Clock) -> None:
         self.now = clock.monotonic
+
+    def __repr__(self) -> str:
+        return "<ReferenceCodec>"
 
     def encode(self, entry: Entry) -> Entry:
         return entry

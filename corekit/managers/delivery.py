@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,16 +118,3 @@ def error_text(error: BaseException) -> str:
     # Lone surrogates, which file names bring along, could not be stored.
     text = text.encode("utf-8", "replace").decode()
     return text if len(text) <= _ERROR_LENGTH else text[: _ERROR_LENGTH - 3] + "..."
-
-
-_inside: ContextVar[bool] = ContextVar("corekit_inside_handler", default=False)
-
-
-def inside_handler() -> bool:
-    """Tell whether the running code belongs to a handler of an event queue, or to its child."""
-    return _inside.get()
-
-
-def enter_handler() -> None:
-    """Mark the present context as a handler's."""
-    _inside.set(True)

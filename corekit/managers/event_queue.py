@@ -24,13 +24,12 @@ from .delivery import (
     DeliveryContext,
     Process,
     dead_letter,
-    inside_handler,
     sealed,
 )
 from .outbox import Outbox
 from .worker import Subscription, Worker
 
-__all__ = ["DeadLetter", "DeliveryContext", "EventQueue", "Process", "QueueStats", "inside_handler"]
+__all__ = ["DeadLetter", "DeliveryContext", "EventQueue", "Process", "QueueStats"]
 
 logger = logging.getLogger("corekit.event_queue")
 

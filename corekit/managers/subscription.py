@@ -19,7 +19,7 @@ from .. import arguments
 from ..errors import InvalidArgument, InvalidType, SerializationError
 from ..tasks import TaskOwner
 from .context import ManagerContext
-from .delivery import enter_handler
+from .handler_context import enter_handler
 from .log_limit import LogLimit
 
 logger = logging.getLogger("corekit.pub_sub")
@@ -187,7 +187,7 @@ class Subscription:
         self._tasks.spawn(self._run(), name=self._full_name, context=self._variables.copy())
 
     async def _run(self) -> None:
-        enter_handler()
+        enter_handler(self._context.instance_id)
         buffer = self._buffer
         handler = self.handler
         try:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from ..adapters import Delivery, EventQueueAdapter
 from ..tasks import TaskOwner
 from .context import ManagerContext
-from .delivery import Process, enter_handler
+from .delivery import Process
+from .handler_context import enter_handler
 from .handling import Handling, Run, Stage
 from .log_limit import LogLimit
 from .prefetch import MOST, Prefetch, Stock
@@ -77,7 +78,7 @@ class Worker:
         self._slots = subscription.concurrency if subscription.concurrency > 0 else sys.maxsize
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()
-        self._context.run(enter_handler)
+        self._context.run(enter_handler, context.instance_id)
         self._tasks = TaskOwner(f"event queue {subscription.channel!r}")
 
         self._consumer = adapter.consume(subscription.name, self)

@@ -13,7 +13,7 @@ from ..arguments import whole
 from ..clock import Clock
 from ..config import BackendURL
 from ..errors import ConfigurationError
-from .hub import hub
+from .hub import OPTIONS, hub
 
 #: How many entries a space keeps unless it is told otherwise.
 _MAX = 2000
@@ -155,7 +155,7 @@ class MemoryCache:
     """The cache of `memory://`: a hub's spaces, as one App sees them."""
 
     def __init__(self, url: BackendURL, context: AdapterContext) -> None:
-        url.refuse_other_options("max", "copy")
+        url.refuse_other_options(*OPTIONS)
         self._url = url
         self._max = url.whole("max", default=_MAX, least=1, most=10**12)
         self._clock = context.clock

@@ -18,7 +18,7 @@ from ..adapters import (
 from ..config import BackendURL
 from ..errors import NotOpenError
 from .backlog import Backlog, Channel, Message
-from .hub import hub
+from .hub import OPTIONS, hub
 
 #: How many messages a channel may hold, unless the URL says otherwise.
 _MOST = 100_000
@@ -329,6 +329,6 @@ def memory_event_queue(url: BackendURL, context: AdapterContext) -> MemoryEventQ
     `max_messages=` bounds the messages of a channel that have not ended (100,000), beyond which
     publishing raises QueueFull. The options of the other components are left to them.
     """
-    url.refuse_other_options("max_messages", "max", "copy")
+    url.refuse_other_options(*OPTIONS)
     most = url.whole("max_messages", default=_MOST, least=1, most=100_000_000)
     return MemoryEventQueue(hub(url, context, Queues), context, most)

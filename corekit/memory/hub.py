@@ -14,6 +14,11 @@ T = TypeVar("T")
 _HUBS: dict[tuple[str, type], Any] = {}
 
 
+#: The options of a memory URL. Each component takes all of them, since one URL may serve them all,
+#: and heeds its own: `max` and `copy` the cache, `max_messages` the event queue.
+OPTIONS = ("copy", "max", "max_messages")
+
+
 def hub(url: BackendURL, context: AdapterContext, kind: type[T]) -> T:
     """Return the *kind* of state that all Apps with this URL share, made on first use.
 

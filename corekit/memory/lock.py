@@ -10,7 +10,7 @@ from operator import attrgetter
 from ..adapters import AdapterContext, Grant, Guarantee, LockAdapter, Member
 from ..config import BackendURL
 from ..errors import NotOpenError
-from .hub import hub
+from .hub import OPTIONS, hub
 from .membership import Showcase
 from .signal import Signal
 
@@ -20,7 +20,7 @@ _FEW = 64
 
 def memory_lock(url: BackendURL, context: AdapterContext) -> LockAdapter:
     """Return locks that all Apps of this process with this URL share, in whatever loop they run."""
-    url.refuse_other_options("copy", "max", "max_messages")
+    url.refuse_other_options(*OPTIONS)
     return MemoryLock(hub(url, context, LockHub), context)
 
 

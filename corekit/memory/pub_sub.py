@@ -11,7 +11,7 @@ from contextlib import suppress
 from ..adapters import AdapterContext, Guarantee, MessageReceiver
 from ..config import BackendURL
 from ..errors import NotOpenError
-from .hub import hub
+from .hub import OPTIONS, hub
 
 #: How many payloads a subscriber is given in one turn of its loop, and may find waiting before
 #: publishers let it have a turn: bursts do not overflow the buffers of handlers that keep up.
@@ -187,5 +187,5 @@ class MemoryPubSub:
 def memory_pub_sub(url: BackendURL, context: AdapterContext) -> MemoryPubSub:
     """Return pub/sub between all Apps of this process that use the same URL."""
     # `copy` and `max` are the cache's, for which the same URL may stand.
-    url.refuse_other_options("copy", "max")
+    url.refuse_other_options(*OPTIONS)
     return MemoryPubSub(hub(url, context, Exchange))

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from corekit.managers.delivery import inside_handler
+from corekit.managers.handler_context import inside_handler
 from corekit.testing import eventually
 
 
@@ -339,14 +339,14 @@ async def test_code_can_tell_that_it_runs_in_a_handler(cluster):
     seen = []
 
     async def asking(message):
-        seen.append(inside_handler())
+        seen.append((inside_handler("a"), inside_handler("another")))
 
     async with cluster.wired() as (manager, wire):
         await manager.subscribe("c", asking)
         wire.bring(1)
         await eventually(lambda: seen)
-        assert seen == [True]
-        assert not inside_handler()
+        assert seen == [(True, False)]
+        assert not inside_handler("a")
 
 
 async def test_nothing_is_delivered_while_closing(cluster):

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 import pytest
 
-from corekit.managers.event_queue import DeliveryContext, inside_handler
+from corekit.managers.event_queue import DeliveryContext
+from corekit.managers.handler_context import inside_handler
 from corekit.testing import eventually
 
 VARIABLE = contextvars.ContextVar("variable", default="unset")
@@ -390,17 +391,17 @@ async def test_code_knows_that_it_is_inside_a_handler(queue, backend, clock):
     answers = []
 
     async def child():
-        answers.append(inside_handler())
+        answers.append(inside_handler("shop-1"))
 
     async def process(message, context):
-        answers.append(inside_handler())
+        answers.append(inside_handler("shop-1"))
         await asyncio.create_task(child())
 
     source = await consuming(queue, backend, process)
     (delivery,) = source.deliver("x")
     await settled(source, delivery)
     assert answers == [True, True]
-    assert not inside_handler()
+    assert not inside_handler("shop-1")
     await queue.close()
 
 

@@ -1,0 +1,38 @@
+"""Ending in order at SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+logger = logging.getLogger("corekit.app")
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def first_signal(asked: Callable[[], None]) -> Iterator[None]:
+    """Call *asked* in the running loop at the first signal that comes while the block runs.
+
+    A second one has its ordinary effect: the process ends at once. For the main thread only.
+    """
+    loop = asyncio.get_running_loop()
+
+    def release() -> None:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def take(number: signal.Signals) -> None:
+        logger.info("%s: stopping", number.name)
+        release()
+        asked()
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, take, number)
+    try:
+        yield
+    finally:
+        release()
