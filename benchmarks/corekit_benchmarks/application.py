@@ -25,8 +25,8 @@ class _Cache:
         self._cache = cache
 
     def cached(
-        self, fn: Callable[[int], Awaitable[bytes]]
-    ) -> Callable[[int], Awaitable[object]] | None:
+        self, fn: Callable[[int], Awaitable[bytes]], *, once: bool
+    ) -> Callable[[int], Awaitable[object]]:
         return self._cache.cached("{number}", ttl=3600)(fn)
 
 
@@ -102,11 +102,9 @@ class _Lock:
             lease = await acquire(key, _LEASE)
             await lease.release()
 
-    async def sections(self, key: str, count: int) -> None:
-        lock = self._app.lock_manager.lock
-        for _ in range(count):
-            async with lock(key, _LEASE):
-                pass
+    async def section(self, key: str, inside: Callable[[], Awaitable[None]]) -> None:
+        async with self._app.lock_manager.lock(key, _LEASE):
+            await inside()
 
 
 @asynccontextmanager

@@ -69,20 +69,27 @@ async def play(orders: dict[str, Any], link: ChildLink) -> None:
                 "memory": _MEASURED.memory_info().rss - memory,
             }
             await getattr(workload, role)(client, link, settings)
-    except Exception:  # noqa: BLE001 - whatever a library raises, the director is to know
-        link.fail(traceback.format_exc(limit=-4))
+    except Exception as error:  # noqa: BLE001 - whatever a library raises, the director is to know
+        traceback.print_exc()
+        link.fail(_reason(error))
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
 
 
 def _opener(orders: dict[str, Any]) -> Opener:
     # Imported here: what a subject imports is a part of what it costs.
+    component: Component = orders["component"]
     if orders["peer"] is None:
         from .application import OPENERS
 
-        component: Component = orders["component"]
         return OPENERS[component]
     from .peers import find_offer
 
-    return find_offer(orders["peer"], orders["offer"]).open
+    return find_offer(orders["peer"], orders["offer"], component).open
 
 
 async def main(output: int) -> None:

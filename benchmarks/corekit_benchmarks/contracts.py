@@ -37,11 +37,12 @@ class CacheClient(Protocol):
         ...
 
     def cached(
-        self, fn: Callable[[int], Awaitable[bytes]]
-    ) -> Callable[[int], Awaitable[object]] | None:
-        """Return *fn* with its results cached for an hour, each loaded once for all callers.
+        self, fn: Callable[[int], Awaitable[bytes]], *, once: bool
+    ) -> Callable[[int], Awaitable[object]]:
+        """Return *fn* with its results cached for an hour.
 
-        None if the library does not offer that.
+        *once*: with the library's protection, if it has any, against loading for many callers at
+        once. Raises NotImplementedError if it does not cache functions.
         """
         ...
 
@@ -89,8 +90,8 @@ class LockClient(Protocol):
         """Acquire and release *key*, *count* times."""
         ...
 
-    async def sections(self, key: str, count: int) -> None:
-        """Run an empty section under *key*, *count* times, renewing the lease if offered."""
+    async def section(self, key: str, inside: Callable[[], Awaitable[None]]) -> None:
+        """Run *inside* under *key*, with the lease renewed if the library offers that."""
         ...
 
 
@@ -115,6 +116,19 @@ class Offer:
 
     durable: bool = False
     """Whether what was confirmed survives a power cut, as it is set up here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A library that people would use instead."""
+
+    distributions: tuple[str, ...]
+    """What is to be told by version."""
+
+    statement: str
+    """The Python statement by which a user imports it."""
+
+    offers: tuple[Offer, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +223,9 @@ class About:
 
     needs_shared: bool = False
     """Whether it makes sense only if several processes can reach the subject."""
+
+    repeat_at_most: int = 1000
+    """Fewer repetitions where one takes minutes."""
 
     scales: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The settings over which a full run draws a curve, with their values."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from .contracts import Workload
 from .processes import RoleFailed, stage
@@ -14,8 +14,18 @@ from .results import CaseResult, Line, Repetition
 from .settings import Settings
 from .subjects import Subject
 
+_LONGEST_REASON = 300
+
 #: Deeper queues than this are measured on corekit's own backends only: filling takes minutes.
 _DEEP = 100_000
+
+
+class Told(Protocol):
+    """Takes the news of a run."""
+
+    def __call__(self, what: str, *, done: int = 0) -> None:
+        """Show what comes next, and that so many repetitions are done."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +56,10 @@ class Case:
         about = self.workload.about
         if about.component is None:
             # Each once, by its first component.
-            return list({each.peer or each.url: each for each in reversed(subjects)}.values())[::-1]
+            first: dict[str, Subject] = {}
+            for each in subjects:
+                first.setdefault(each.peer or each.url, each)
+            return list(first.values())
         return [
             each
             for each in subjects
@@ -86,11 +99,11 @@ async def measure(
     subjects: Sequence[Subject],
     repeat: int,
     directory: Path,
-    told: Callable[[str], Any] = lambda _: None,
+    told: Told,
 ) -> CaseResult:
     """Return what *case* finds on *subjects*, each *repeat* times, in turns.
 
-    *told* is called before each repetition with what comes. A subject that fails is left out from
+    A subject that fails is left out from
     then on; its line says why. *directory* takes the processes' logs.
     """
     about = case.workload.about
@@ -98,15 +111,16 @@ async def measure(
     lines = []
     for subject in case.subjects(subjects):
         line = Line(subject.name, subject.promise, subject.durable)
-        result.lines.append(line)
         if about.needs_shared and not subject.shared:
-            line.failure = "lives in one process"
+            line.failure = "it lives in one process"
+        result.lines.append(line)
         lines.append((subject, line))
     for number in range(repeat):
         for subject, line in lines:
+            told(f"{case}: {subject.name}, {number + 1} of {repeat}")
             if not line.failure:
-                told(f"{case}: {subject.name}, {number + 1} of {repeat}")
                 await _repetition(case, subject, line, directory)
+            told("", done=1)
     return result
 
 
@@ -115,7 +129,7 @@ async def _repetition(case: Case, subject: Subject, line: Line, directory: Path)
         async with stage(case.workload, subject, case.settings, directory) as it:
             line.repetitions.append(Repetition.of(await case.workload.run(it)))
     except* (RoleFailed, ImportError) as failures:
-        line.failure = "; ".join(_reasons(failures))
+        line.failure = "; ".join(dict.fromkeys(_reasons(failures)))
 
 
 def _reasons(failures: BaseExceptionGroup[Any]) -> list[str]:
@@ -124,6 +138,5 @@ def _reasons(failures: BaseExceptionGroup[Any]) -> list[str]:
         if isinstance(each, BaseExceptionGroup):
             reasons += _reasons(each)
         else:
-            # The last line of a traceback is the error itself.
-            reasons.append(str(each).strip().splitlines()[-1][:300])
+            reasons.append(" ".join(str(each).split())[:_LONGEST_REASON])
     return reasons

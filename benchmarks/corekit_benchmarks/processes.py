@@ -149,7 +149,7 @@ class ProcessStage:
         self._orders = {
             "workload": workload.about.name,
             "peer": subject.peer,
-            "offer": subject.offer,
+            "offer": subject.name,
             "component": workload.about.component or subject.component,
             "url": subject.url,
             "name": f"bench-{os.urandom(6).hex()}",

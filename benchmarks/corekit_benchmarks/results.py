@@ -60,9 +60,12 @@ class Line:
         return statistics.median(values) if values else None
 
     def spread(self, figure: str) -> float | None:
-        """Return half the range of the repetitions as a share of their median."""
+        """Return half the range of the repetitions as a share of their median.
+
+        None if there are not two of them, or the median is 0.
+        """
         values = self.values(figure)
-        middle = statistics.median(values) if values else 0
+        middle = statistics.median(values) if len(values) > 1 else 0
         return (max(values) - min(values)) / 2 / abs(middle) if middle else None
 
     def ratio(self, figure: str, first: Line) -> float | None:

@@ -2,45 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+def _chosen(default: Number, explanation: str) -> Number:
+    value: Number = field(default=default, metadata={"help": explanation})
+    return value
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The parameters of all workloads; each uses those that mean something to it."""
+    """The parameters of all workloads; each uses those that mean something to it.
 
-    duration: float = 2.0
-    """Seconds for which load is put on in each repetition."""
+    Every field is an option of the command line, its explanation being the help.
+    """
 
-    payload: int = 256
-    """Bytes of each message and cached value."""
-
-    in_flight: int = 64
-    """Calls under way at a time in each client process, and handlers at a time in a consumer."""
-
-    processes: int = 1
-    """Client processes on each side, where the subject can be reached from several."""
-
-    subscribers: int = 4
-    """Subscriber processes of the fan-out."""
-
-    contenders: int = 8
-    """How many want the contended lock, spread over two processes at least."""
-
-    keys: int = 1000
-    """Different keys in the mixed and the churning workloads."""
-
-    read_share: float = 0.9
-    """The share of reads in the mixed workload."""
-
-    callers: int = 100
-    """How many ask for the missing value of a stampede at once."""
-
-    depth: int = 10_000
-    """Messages that wait in the queue while its throughput at depth is measured."""
-
-    rate: int = 2_000
-    """Messages a second of the workloads "under load"."""
-
-    patience: float = 60.0
-    """Seconds after which a step that has not come to its end counts as failed."""
+    duration: float = _chosen(2.0, "Seconds of load in each repetition.")
+    payload: int = _chosen(256, "Bytes of each message and cached value.")
+    in_flight: int = _chosen(64, "Calls under way at a time in a client, handlers in a consumer.")
+    processes: int = _chosen(1, "Client processes on each side, where several can take part.")
+    subscribers: int = _chosen(4, "Subscriber processes of the fan-out.")
+    contenders: int = _chosen(8, "How many want the contended lock, from two processes or more.")
+    keys: int = _chosen(1000, "Different keys in the mixed and the churning workloads.")
+    read_share: float = _chosen(0.9, "The share of reads in the mixed workload.")
+    callers: int = _chosen(100, "How many ask for the missing value of a stampede at once.")
+    depth: int = _chosen(10_000, "Messages that wait while the throughput at depth is measured.")
+    rate: int = _chosen(2_000, "Messages a second of the workloads under load.")
+    patience: float = _chosen(60.0, "Seconds of silence after which a step has failed.")

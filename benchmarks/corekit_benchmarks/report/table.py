@@ -34,7 +34,9 @@ def case_table(case: CaseResult) -> Table:
     first = case.first()
     for line in case.lines:
         if not line.repetitions:
-            table.add_row(line.subject, Text(f"not measured: {line.failure}", style="yellow"))
+            blank = [""] * (len(case.figures) + 2)
+            reason = Text(f"not measured: {line.failure}", style="yellow")
+            table.add_row(line.subject, *blank, reason)
             continue
         ratio = line.ratio(main.name, first) if first is not None else None
         table.add_row(

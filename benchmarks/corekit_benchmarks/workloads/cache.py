@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
-from collections.abc import Awaitable, Callable
 
 import psutil
 
@@ -76,20 +75,11 @@ async def _mixed(cache: CacheClient, settings: Settings) -> Operations:
     return do
 
 
-def _cached(
-    cache: CacheClient, load: Callable[[int], Awaitable[bytes]]
-) -> Callable[[int], Awaitable[object]]:
-    function = cache.cached(load)
-    if function is None:
-        raise NotImplementedError("it does not cache functions")
-    return function
-
-
 async def _wrap_hit(cache: CacheClient, settings: Settings) -> Operations:
     async def load(number: int) -> bytes:
         return bytes(settings.payload)
 
-    function = _cached(cache, load)
+    function = cache.cached(load, once=False)
     await function(7)
 
     async def do(count: int) -> None:
@@ -103,7 +93,7 @@ async def _wrap_miss(cache: CacheClient, settings: Settings) -> Operations:
     async def load(number: int) -> bytes:
         return bytes(settings.payload)
 
-    function = _cached(cache, load)
+    function = cache.cached(load, once=False)
     number = 0
 
     async def do(count: int) -> None:
@@ -139,7 +129,7 @@ class Stampede:
             await asyncio.sleep(0.01)
             return bytes(settings.payload)
 
-        function = _cached(cache, load)
+        function = cache.cached(load, once=True)
         begin, rounds, taken = now(), 0, 0.0
         while taken < settings.duration / 2:
             rounds += 1

@@ -172,6 +172,7 @@ class Redelivery:
         (Figure("delay", "s", "less"),),
         roles=("producer", "holder", "survivor"),
         needs_shared=True,
+        repeat_at_most=2,
     )
 
     async def run(self, stage: Stage) -> Sample:

@@ -95,15 +95,18 @@ async def pace(
 ) -> None:
     """Publish *rate* messages a second, each with its time.
 
-    *overlapping*: also while earlier calls have not returned, so that a slow one delays no other.
+    *overlapping*: also while earlier calls, `in_flight` at most, have not returned, so that a slow
+    one does not delay the next.
     """
     link.send(ready=True)
     await link.receive()
     confirmations: list[float] = []
     sent = 0
+    places = asyncio.Semaphore(settings.in_flight)
 
     async def one(at: float) -> None:
-        await publish(repr(at).encode().ljust(settings.payload))
+        async with places:
+            await publish(repr(at).encode().ljust(settings.payload))
         confirmations.append(now() - at)
 
     begin = due = now()

@@ -1,0 +1,2 @@
+"""x"""
+def html(results): raise NotImplementedError
