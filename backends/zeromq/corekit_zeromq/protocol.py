@@ -184,7 +184,7 @@ def decode(frame: bytes) -> tuple[int, int, list[list[Any]]]:
             max_ext_len=0,
             strict_map_key=True,
         )
-    except Exception as error:  # noqa: BLE001 - the decoder raises a zoo of errors
+    except Exception as error:
         raise SerializationError(f"not a frame: {type(error).__name__}") from error
     if (
         type(number) is not int

@@ -53,6 +53,9 @@ class Handlers:
             **memory_table(engine),
         }
 
+    def __repr__(self) -> str:
+        return f"<Handlers of {self._engine!r}>"
+
     def handle(self, session: Session, commands: list[list[Any]]) -> None:
         """Carry out *commands* in order; the first one that ends the session is the last."""
         table = self._table

@@ -86,3 +86,15 @@ class Limits:
 
     free_space: int = 64 * MIB
     """Below this much free space on its disk the broker takes no further messages."""
+
+
+class Memory:
+    """What all queues together keep in memory beside deliveries."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, total: int) -> None:
+        self.left = total
+
+    def __repr__(self) -> str:
+        return f"<Memory left={self.left}>"

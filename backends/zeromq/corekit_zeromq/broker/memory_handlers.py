@@ -49,6 +49,9 @@ class MemoryHandlers:
         self._longest = engine.limits.name_length
         self._largest = engine.limits.max_message
 
+    def __repr__(self) -> str:
+        return f"<MemoryHandlers of {self._engine!r}>"
+
     def _begin(self, command: list[Any], what: str) -> tuple[int, str]:
         """Return rid and name, the first fields of every request here."""
         rid = fields.whole("rid", command[1], 0, _NUMBER)

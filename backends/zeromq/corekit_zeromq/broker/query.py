@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import zmq
 
 from corekit.adapters import AdapterContext
+from corekit.clock import SYSTEM_CLOCK
 from corekit.config import BackendURL
 from corekit.errors import BackendRefused, BackendUnavailable, ConfigurationError
 
@@ -35,7 +35,7 @@ def ask_status(text: str, timeout: float) -> dict[str, Any]:
             socket.curve_secretkey = settings.keys.secret
         socket.ipv6 = True
         socket.connect(_endpoint(settings))
-        return _ask(socket, text, time.monotonic() + timeout)
+        return _ask(socket, settings.text, SYSTEM_CLOCK.monotonic() + timeout)
     finally:
         socket.close()
         context.term()
@@ -59,7 +59,7 @@ def _ask(socket: zmq.Socket[bytes], text: str, deadline: float) -> dict[str, Any
     hello = (Op.HELLO, MAGIC, VERSION, b"", b"", 0, {"name": "status"})
     socket.send(encode(0, 0, (hello,)))
     while True:
-        left = deadline - time.monotonic()
+        left = deadline - SYSTEM_CLOCK.monotonic()
         if left <= 0 or not socket.poll(int(left * 1000) + 1):
             raise BackendUnavailable(f"{text}: no broker answers")
         for command in decode(socket.recv())[2]:

@@ -9,25 +9,13 @@ from heapq import heapify, heappop, heappush, nsmallest
 
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
-from .limits import Limits
+from .limits import Limits, Memory
 from .records import ChannelRow, Head, Message
 
 logger = logging.getLogger("corekit.broker.queue")
 
 _BEFORE_ALL = (float("-inf"), 0)
 _BEHIND_ALL = (float("inf"), 0)
-
-
-class Memory:
-    """What all queues together keep in memory beside deliveries."""
-
-    __slots__ = ("left",)
-
-    def __init__(self, total: int) -> None:
-        self.left = total
-
-    def __repr__(self) -> str:
-        return f"<Memory left={self.left}>"
 
 
 class Queue:

@@ -11,8 +11,8 @@ from .consumer import TOKEN, Consumer, Held
 from .data_directory import HighWater
 from .deduplication import Deduplication
 from .journal import Journal
-from .limits import Limits
-from .queue import Memory, Queue
+from .limits import Limits, Memory
+from .queue import Queue
 from .records import ChannelRow, Message
 from .sessions import Session
 
