@@ -91,7 +91,7 @@ class Leases:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._clock: Clock = client.clock
-        self._stream = Stream(client.connection, "lease", _method, self)
+        self._stream = Stream(client, "lease", _method, self)
         self._tasks = TaskOwner("etcd leases")
         self._spares: dict[int, deque[Lease]] = {}
         self._kept: set[Lease] = set()

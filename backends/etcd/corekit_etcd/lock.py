@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corekit.adapters import AdapterContext, Grant, Guarantee
+from corekit.adapters import AdapterContext, Grant, Guarantee, Member
 from corekit.config import BackendURL
 
 from .client import Client
@@ -26,19 +26,11 @@ from .driver import (
 )
 from .failures import KeyGone, LeaseGone
 from .leases import Lease, Leases, whole
+from .membership import AFTER_SEPARATOR, OWNER, SEPARATOR, SHOWN, WAITER, Members
 from .watch import Watches
 
 #: How long `close` may take to give back what is held, in seconds.
 _CLOSING = 2.0
-
-#: Stands between a name and the places in its queue. No name holds it, so none begins with another
-#: and this.
-_SEPARATOR = b"\0"
-_AFTER_SEPARATOR = b"\1"
-
-#: What the value of a key that owns its name begins with, and that of one that waits.
-OWNER = b"o"
-WAITER = b"w"
 
 #: Reads the youngest keys first.
 _NEWEST: dict[str, Any] = {
@@ -114,15 +106,16 @@ class Lock:
         self._client = Client(url, context, "lock")
         self._clock = context.clock
         self._root = f"{self._client.settings.prefix}lock/".encode()
+        self._leases = Leases(self._client)
+        self._watches = Watches(self._client)
+        self._members = Members(self._client, self._watches, self._root)
         self._held: set[Place] = set()
 
     def __repr__(self) -> str:
         return f"<Lock {self._client!r} held={len(self._held)}>"
 
     async def open(self) -> None:
-        connection = await self._client.open()
-        self._leases = Leases(self._client)
-        self._watches = Watches(connection)
+        await self._client.open()
 
     async def close(self) -> None:
         if not await self._client.end_pending():
@@ -147,8 +140,8 @@ class Lock:
                     continue
 
     async def _acquire(self, name: str, ttl: float, until: float | None) -> Grant | None:
-        start = self._root + name.encode() + _SEPARATOR
-        end = start[:-1] + _AFTER_SEPARATOR
+        start = self._root + name.encode() + SEPARATOR
+        end = start[:-1] + AFTER_SEPARATOR
         lease = await self._leases.take(ttl)
         place = Place(start, end, start + secrets.token_hex(8).encode(), ttl, lease)
         try:
@@ -338,6 +331,25 @@ class Lock:
                 self._leases.revoke_later(place.lease)
                 raise
             self._leases.give_back(place.lease)
+
+    async def announce(self, grant: Grant, value: bytes) -> bool:
+        place = grant.owner
+        if not isinstance(place, Place) or place.left:
+            return False
+        request = keeping_lease(place.key, SHOWN + value)
+        with self._client.pending():
+            try:
+                await self._client.call(Call.PUT, request)
+            except KeyGone:
+                return False
+        return True
+
+    async def members(self, prefix: str) -> list[Member]:
+        with self._client.pending():
+            return (await self._members.seen(prefix)).members
+
+    def watch(self, prefix: str) -> AsyncGenerator[list[Member], None]:
+        return self._members.watch(prefix)
 
     def _now(self) -> float:
         return self._clock.monotonic()

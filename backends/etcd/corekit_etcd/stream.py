@@ -12,6 +12,7 @@ from grpc.aio import AioRpcError
 from corekit.errors import BackendError, BackendRefused, BackendUnavailable
 from corekit.tasks import TaskOwner
 
+from .client import Client
 from .connection import Connection
 from .driver import Endpoint
 from .failures import TokenExpired, translated
@@ -43,15 +44,16 @@ class Stream:
     """A stream of *user*, from the first `send` until `close`."""
 
     def __init__(
-        self, connection: Connection, name: str, method: Callable[[Endpoint], Any], user: StreamUser
+        self, client: Client, name: str, method: Callable[[Endpoint], Any], user: StreamUser
     ) -> None:
-        self._connection = connection
+        self._client = client
         self._name = name
         self._method = method
         self._user = user
         self._tasks = TaskOwner(f"etcd {name}")
         self._outbox: asyncio.Queue[Any] | None = None
         self._call: Any = None
+        self._token_expired = False
 
     def __repr__(self) -> str:
         return f"<Stream {self._name} {'open' if self._outbox is not None else 'not open'}>"
@@ -63,8 +65,9 @@ class Stream:
         elif not self._tasks:
             self._tasks.spawn(self._stay_open(), name=self._name)
 
-    def renew(self) -> None:
-        """Break the stream, so that it is opened anew."""
+    def renew_login(self) -> None:
+        """Break the stream, so that it is opened anew with another token."""
+        self._token_expired = True
         if self._call is not None:
             self._call.cancel()
 
@@ -75,27 +78,31 @@ class Stream:
     async def _stay_open(self) -> None:
         pause = _FIRST_PAUSE
         while True:
-            endpoint = self._connection.endpoint
+            connection = self._client.connection
+            endpoint = connection.endpoint
             began = asyncio.get_running_loop().time()
             try:
-                await self._run(endpoint)
+                await self._run(connection, endpoint)
             except TokenExpired:
-                await self._log_in_again()
+                self._token_expired = True
             except BackendRefused as error:
                 self._user.refused(error)
             except BackendUnavailable as error:
                 logger.info("%s: the %s stream broke: %s", endpoint.text, self._name, error)
-                self._connection.failed(endpoint)
+                connection.failed(endpoint)
+            if self._token_expired:
+                self._token_expired = False
+                await self._log_in_again(connection)
             if asyncio.get_running_loop().time() - began > _LONGEST_PAUSE:
                 pause = _FIRST_PAUSE
             await asyncio.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
 
-    async def _run(self, endpoint: Endpoint) -> None:
+    async def _run(self, connection: Connection, endpoint: Endpoint) -> None:
         if not endpoint.is_connected:
-            await self._connection.reach(endpoint, self._connection.settings.timeout)
+            await connection.reach(endpoint, connection.settings.timeout)
         outbox: asyncio.Queue[Any] = asyncio.Queue()
-        call = self._method(endpoint)(_each(outbox), metadata=self._connection.metadata)
+        call = self._method(endpoint)(_each(outbox), metadata=connection.metadata)
         self._outbox, self._call = outbox, call
         self._user.opened()
         try:
@@ -104,7 +111,7 @@ class Stream:
         except AioRpcError as error:
             raise translated(error, endpoint.text) from error
         except asyncio.CancelledError:
-            # The driver says it like this also when only the stream was cancelled, by `renew`.
+            # The driver says it like this also when only the stream was cancelled.
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
@@ -112,9 +119,9 @@ class Stream:
             self._outbox = self._call = None
             call.cancel()
 
-    async def _log_in_again(self) -> None:
+    async def _log_in_again(self, connection: Connection) -> None:
         try:
-            await self._connection.refresh_login()
+            await connection.refresh_login()
         except BackendRefused as error:
             self._user.refused(error)
         except BackendError as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from corekit.errors import BackendRefused
 
-from .connection import Connection
+from .client import Client
 from .driver import Endpoint, WatchCancelRequest, WatchCreateRequest, WatchRequest
 from .stream import Stream
 
@@ -28,7 +28,7 @@ class Watch:
         start: bytes,
         end: bytes,
         revision: int,
-        wakes: Callable[[Any], bool],
+        wakes: Callable[[Any], bool] | None,
     ) -> None:
         self._watches = watches
         self._number = number
@@ -38,6 +38,8 @@ class Watch:
         #: The first revision that has not been seen yet.
         self.revision = revision
         self.happened = asyncio.Event()
+        #: Whether it was refused once, with a token that was perhaps too old.
+        self.refused = False
         #: Why the cluster refuses to be watched, if it does.
         self.refusal: BackendRefused | None = None
 
@@ -63,25 +65,31 @@ class Watch:
 
     def take(self, response: Any) -> None:
         """Take what the server says about this watch."""
+        self.refused = False
         for event in response.events:
             self.revision = event.kv.mod_revision + 1
-            if self._wakes(event):
+            if self._wakes is None or self._wakes(event):
                 self.happened.set()
 
 
 class Watches:
     """All watches of one adapter."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, client: Client) -> None:
         self._numbers = count(1)
         self._watches: dict[int, Watch] = {}
-        self._stream = Stream(connection, "watch", _method, self)
+        self._stream = Stream(client, "watch", _method, self)
 
     def __repr__(self) -> str:
         return f"<Watches {len(self._watches)} {self._stream!r}>"
 
     def watch(
-        self, start: bytes, end: bytes = b"", *, revision: int, wakes: Callable[[Any], bool]
+        self,
+        start: bytes,
+        end: bytes = b"",
+        *,
+        revision: int,
+        wakes: Callable[[Any], bool] | None = None,
     ) -> Watch:
         """Watch a range from *revision* on; *wakes* is given each event, and says if it counts."""
         number = next(self._numbers)
@@ -109,6 +117,11 @@ class Watches:
             return
         if not response.canceled:
             watch.take(response)
+            return
+        if "permission denied" in response.cancel_reason and not watch.refused:
+            # This is also what it says when the token of the stream has expired.
+            watch.refused = True
+            self._stream.renew_login()
             return
         del self._watches[response.watch_id]
         if not response.compact_revision:

@@ -11,6 +11,7 @@ from corekit.config import BackendURL
 from corekit.testing.cache import CacheSuite
 from corekit.testing.contexts import make_context
 from corekit.testing.lock import LockSuite
+from corekit.testing.membership import MembershipSuite
 
 from .servers import Etcd
 
@@ -64,3 +65,18 @@ class TestLock(_OnOneServer, _Locks):
 
 class TestLockOnThreeServers(_OnThreeServers, _Locks):
     """The clauses of the locks."""
+
+
+class _Members(MembershipSuite):
+    late = 2.5
+
+    def make_adapter(self) -> Lock:
+        return Lock(self.url, make_context())
+
+
+class TestMembership(_OnOneServer, _Members):
+    """The clauses of membership."""
+
+
+class TestMembershipOnThreeServers(_OnThreeServers, _Members):
+    """The clauses of membership."""
