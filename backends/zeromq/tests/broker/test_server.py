@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import zmq
 from corekit_zeromq.broker import Broker, BrokerRefused, Limits, exits, security
-from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.main import run
 from corekit_zeromq.broker.query import ask_status
 from corekit_zeromq.protocol import MAGIC, VERSION, Op, Reply, decode, encode
@@ -592,12 +591,13 @@ def test_a_journal_that_fails_ends_the_broker(
     async def scenario() -> int:
         async with Broker(["tcp://127.0.0.1:*"], tmp_path / "data") as broker:
 
-            def fail(_: Journal) -> None:
+            def fail() -> None:
                 raise sqlite3.OperationalError("disk I/O error")
 
             dealer = Dealer(broker.addresses[0])
             await asyncio.to_thread(dealer.hello)
-            monkeypatch.setattr(Journal, "commit", fail)
+            # This broker's journal only: the one that other tests share runs in this process too.
+            monkeypatch.setattr(broker._journal, "commit", fail)
             dealer.send([Op.QUEUE_PUBLISH, 1, "q", "id", b"", 0, None])
             status = await asyncio.wait_for(broker.stopped, 5)
             while dealer.socket.poll(100):
