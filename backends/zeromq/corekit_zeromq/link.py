@@ -54,7 +54,8 @@ class Stage(Enum):
     """How far a link came; each value completes the sentence "... at ADDRESS"."""
 
     CONNECTING = "nothing answers"
-    CONNECTED = "something that is not a corekit broker answers"
+    # A broker that demands keys may close the connection before it has said so.
+    CONNECTED = "something that is not a corekit broker, or wants server_key and key_file, answers"
     REFUSED = "the broker does not accept the keys"
     NEEDS_KEYS = "the broker demands keys (server_key and key_file)"
     SPEAKING = "something that is not a corekit broker, or hangs, answers"
