@@ -238,7 +238,7 @@ def test_dead_letters_are_not_lost() -> None:
 
 
 def test_the_history_is_read_back(tmp_path: Path) -> None:
-    """Events of several recorders come back in order of time; half a line is an error."""
+    """Events of several recorders come back in order of time; half a line is not yet one."""
     first, second = (history.Recorder(tmp_path, name) for name in "ab")
     first("publish", "call", key="a-1")
     second("handle", "ok", key="a-1")
@@ -254,8 +254,7 @@ def test_the_history_is_read_back(tmp_path: Path) -> None:
     assert events[0]["key"] == "a-1"
     with (tmp_path / "a.history").open("a") as file:
         file.write("[1, ")
-    with pytest.raises(ValueError, match="within a line"):
-        history.read(tmp_path)
+    assert history.read(tmp_path) == events
 
 
 def test_figures_stand_in_one_line() -> None:
