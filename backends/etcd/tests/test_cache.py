@@ -110,6 +110,25 @@ async def test_entries_share_leases(shared_etcd: Etcd, monkeypatch: pytest.Monke
         assert 1 <= calls.count(Call.GRANT) <= 3
 
 
+async def test_a_lease_that_ends_too_soon(
+    shared_etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shared lease serves only entries whose lifetime it outlasts."""
+    async with cache_of(shared_etcd.url) as cache:
+        space = cache.space("soon/cache/a")
+        calls = counted(cache, monkeypatch)
+        await space.set("a", b"1", 60)
+        (bucket,) = cache._lifetimes._buckets.values()
+        assert bucket.lease is not None
+        left = bucket.lease.ttl - 60
+        bucket.lease.refreshed -= left - 5
+        await space.set("a", b"1", 60)
+        assert calls.count(Call.GRANT) == 1
+        bucket.lease.refreshed -= 5
+        await space.set("a", b"1", 60)
+        assert calls.count(Call.GRANT) == 2
+
+
 async def test_a_lease_that_is_gone(shared_etcd: Etcd) -> None:
     """A shared lease that etcd does not know any more is replaced, and nothing is lost."""
     async with (

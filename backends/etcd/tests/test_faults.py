@@ -235,7 +235,7 @@ async def test_cancelled_waiters_leave_no_keys(etcd: Etcd) -> None:
     async with locks(etcd.url, 2) as (a, b):
         held = await taken(a, "a")
         for round_ in range(8):
-            waiting = [asyncio.create_task(b.acquire("a", 5, None)) for _ in range(25)]
+            waiting = [asyncio.create_task(b.acquire("a", 60, None)) for _ in range(25)]
             for _ in range(round_ * 5):
                 await asyncio.sleep(0.001)
             for task in waiting:
@@ -283,6 +283,41 @@ async def test_a_lost_answer_to_a_write(etcd: Etcd) -> None:
             found = await space.get("b")
             assert found is not None
             assert found.value == b"2"
+        finally:
+            await cache.close()
+
+
+async def test_a_lost_answer_to_a_new_lease(etcd: Etcd) -> None:
+    """A lease that was granted, without the answer arriving, is found to be granted."""
+    async with (
+        Etcd3Client([etcd.nodes[0].address]) as bare,
+        Proxy(etcd.nodes[0].port) as proxy,
+        locks(proxy.url) as (adapter,),
+    ):
+        assert bare.lease is not None
+        proxy.losing_answers = True
+        taking = asyncio.create_task(adapter.acquire("a", 10, 0))
+        async with asyncio.timeout(10):
+            while not (await bare.lease.leases()).leases:  # noqa: ASYNC110 - nobody tells when
+                await asyncio.sleep(0.01)
+        proxy.losing_answers = False
+        proxy.cut()
+        assert await taking is not None
+        assert len((await bare.lease.leases()).leases) == 1
+
+
+async def test_a_server_that_accepts_and_says_nothing(etcd: Etcd) -> None:
+    """What was certainly not sent is not called unknown."""
+    async with Proxy(etcd.nodes[0].port) as proxy:
+        cache = Cache(BackendURL.parse(proxy.url + "?timeout=2"), make_context())
+        await cache.open()
+        try:
+            proxy.losing_answers = True
+            proxy.cut()
+            await eventually(lambda: not cache._client.connection.endpoint.is_connected)
+            with pytest.raises(BackendUnavailable) as caught:
+                await cache.space("shop/cache/a").set("a", b"1", None)
+            assert type(caught.value) is BackendUnavailable
         finally:
             await cache.close()
 

@@ -16,6 +16,7 @@ from etcd3aio import Etcd3Client
 from corekit import App
 from corekit.adapters import Grant
 from corekit.config import BackendURL
+from corekit.errors import BackendUnavailable
 from corekit.testing import eventually
 from corekit.testing.contexts import make_context
 
@@ -74,6 +75,23 @@ async def test_a_spare_lease_is_refreshed_before_it_is_relied_on(etcd: Etcd) -> 
         assert await adapter.acquire("a", 3, 0) is None
 
 
+async def test_a_lease_that_cannot_be_refreshed_is_not_relied_on(
+    etcd: Etcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is granted on an old lease of which etcd does not say that it counts anew."""
+    adapter = Lock(BackendURL.parse(etcd.url + "?timeout=1"), make_context())
+    await adapter.open()
+    try:
+        grant = await taken(adapter, "a")
+        await adapter.release(grant)
+        grant.owner.lease.refreshed -= 5
+        monkeypatch.setattr(adapter._leases._stream, "send", lambda request: None)
+        with pytest.raises(BackendUnavailable):
+            await adapter.acquire("a", 10, 0)
+    finally:
+        await adapter.close()
+
+
 async def test_a_spare_lease_that_is_gone(etcd: Etcd) -> None:
     """A spare lease that etcd does not know any more is replaced without anybody noticing."""
     async with lock_of(etcd) as adapter, Etcd3Client([etcd.nodes[0].address]) as bare:
@@ -122,11 +140,11 @@ async def test_waiters_survive_their_ttl(etcd: Etcd) -> None:
     async with lock_of(etcd) as a, lock_of(etcd) as b:
         held = await taken(a, "a", 60)
         waiting = [asyncio.create_task(taken(b, "a", 2, None)) for _ in range(3)]
-        await asyncio.sleep(5)
+        await eventually(lambda: len(b._leases._kept) == 3)
         places = {lease.id for lease in b._leases._kept}
+        await asyncio.sleep(5)
+        assert {lease.id for lease in b._leases._kept} == places
         await a.release(held)
-        first, *_ = (await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED))[0]
-        assert first.result().owner.lease.id in places
         for task in waiting:
             await b.release(await task)
 
