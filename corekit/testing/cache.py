@@ -22,9 +22,7 @@ from .cache_entries import EntryClauses
 class CacheSuite(EntryClauses):
     """What every cache store does; inherit it and say how to make one.
 
-    The clauses take real time, unless `virtual` says that the adapter lives in this process and
-    goes by the clock in its context only. Every test has names of its own, so a server may be
-    shared by many.
+    Every test has names of its own, so a server may be shared by many.
     """
 
     # Spaces.

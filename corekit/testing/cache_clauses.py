@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar
 
 import pytest
 
 from ..adapters import CacheAdapter, CacheSpace, Guarantee
-from ..clock import SYSTEM_CLOCK, Clock
-from .clock import VirtualClock
+from ..clock import Clock
+from .suite import AdapterSuite, opened
 
 
-class CacheClauses:
+class CacheClauses(AdapterSuite):
     """The settings of a suite, and how its tests come to adapters and spaces."""
-
-    virtual = False
-    """Whether to run in virtual time; `self.clock` must then be handed to the adapter."""
 
     meets: bool | None = None
     """Whether two adapters meet in one store; None: if they declare `Guarantee.SHARED`."""
@@ -33,47 +30,24 @@ class CacheClauses:
     few: ClassVar[Mapping[str, Any]] = {}
     """Options of a space that has room for 8 entries; empty if the store has none such."""
 
-    clock: Clock
-
     def make_adapter(self) -> CacheAdapter:
         """Return a new adapter, not opened; each one plays a process of its own."""
         raise NotImplementedError
 
-    @pytest.fixture(name="clock")
-    def clock_of_the_test(self) -> Clock:
-        """Return the clock that the test runs on."""
-        return VirtualClock() if self.virtual else SYSTEM_CLOCK
-
-    @pytest.fixture(autouse=True)
-    def prepare(self, clock: Clock) -> None:
-        """Give every test its clock and a name that no other test uses."""
-        self.clock = clock
+    def begin(self, clock: Clock) -> None:
+        super().begin(clock)
         self.name = f"suite-{secrets.token_hex(8)}/cache/a"
 
-    @asynccontextmanager
-    async def adapters(self, count: int) -> AsyncIterator[list[CacheAdapter]]:
-        """Open *count* adapters."""
-        adapters = [self.make_adapter() for _ in range(count)]
-        try:
-            for adapter in adapters:
-                await adapter.open()
-            yield adapters
-        finally:
-            for adapter in adapters:
-                await adapter.close()
+    def adapters(self, count: int) -> AbstractAsyncContextManager[Sequence[CacheAdapter]]:
+        """Open *count* adapters, and close them at the end."""
+        return opened([self.make_adapter() for _ in range(count)])
 
     @asynccontextmanager
     async def space(self, *needed: Guarantee) -> AsyncIterator[CacheSpace]:
         """Open an adapter, which must declare what is *needed*, and give one of its spaces."""
         async with self.adapters(1) as (adapter,):
-            for guarantee in needed:
-                self.need(adapter, guarantee)
+            self.need(adapter, *needed)
             yield adapter.space(self.name)
-
-    def need(self, adapter: CacheAdapter, guarantee: Guarantee) -> None:
-        """Skip the test unless *adapter* declares *guarantee*."""
-        if guarantee not in adapter.guarantees:
-            pytest.skip(f"the adapter does not declare {guarantee.name}")
 
     def need_meeting(self, adapter: CacheAdapter) -> None:
         """Skip the test unless two adapters meet in one store."""

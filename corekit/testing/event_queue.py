@@ -23,11 +23,7 @@ __all__ = ["EventQueueSuite", "Inbox"]
 
 
 class EventQueueSuite(SettlementClauses):
-    """What every event queue adapter does; inherit it and say how to make one.
-
-    The clauses take real time, unless `virtual` says that the adapter lives in this process and
-    goes by the clock in its context only.
-    """
+    """What every event queue adapter does; inherit it and say how to make one."""
 
     # How consumers, adapters and backends end.
 
@@ -155,7 +151,7 @@ class EventQueueSuite(SettlementClauses):
         """PERSISTENT or DURABLE: what was confirmed, and not acknowledged, survives a restart."""
         async with self.adapters(1) as (a,):
             if not a.guarantees & {Guarantee.PERSISTENT, Guarantee.DURABLE}:
-                pytest.skip("the adapter does not promise: persistent, durable")
+                pytest.skip("the adapter declares neither PERSISTENT nor DURABLE")
             inbox = self.consume(a, 2)
             ids = await self.publish(a, 20)
             acknowledged, buried = await inbox.take(2)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from ..adapters import Consumer, Delivery, EventQueueAdapter, Guarantee, QueueStats
-from ..clock import SYSTEM_CLOCK, Clock
-from .clock import VirtualClock
+from ..adapters import Consumer, Delivery, EventQueueAdapter, QueueStats
+from ..clock import Clock
+from .suite import AdapterSuite
 from .waiting import eventually
 
 
@@ -68,11 +68,8 @@ class Inbox:
         await self.consumer.close()
 
 
-class EventQueueClauses:
+class EventQueueClauses(AdapterSuite):
     """The settings of a suite, and how its tests come to adapters, consumers and messages."""
-
-    virtual = False
-    """Whether to run in virtual time; `self.clock` must then be handed to the adapter."""
 
     tick = 0.05
     """Longer than one call to the backend and the way back take, in seconds."""
@@ -82,8 +79,6 @@ class EventQueueClauses:
 
     patience = 30.0
     """How long a death may go unnoticed, in seconds: more than the backend's session time-out."""
-
-    clock: Clock
 
     def make_adapter(self) -> EventQueueAdapter:
         """Return a new adapter, not opened; each one plays a process of its own."""
@@ -101,19 +96,8 @@ class EventQueueClauses:
         """Kill the backend and start it again on what it kept."""
         pytest.skip("the suite is not told how to restart the backend")
 
-    @pytest.fixture(name="clock")
-    def clock_of_the_test(self) -> Clock:
-        """Return the clock that the test runs on."""
-        return VirtualClock() if self.virtual else SYSTEM_CLOCK
-
-    @pytest.fixture(autouse=True)
-    def prepare(self, clock: Clock) -> None:
-        """Give every test its clock and a channel that no other test uses."""
-        self.begin(clock)
-
     def begin(self, clock: Clock) -> None:
-        """Begin a test that runs on *clock*."""
-        self.clock = clock
+        super().begin(clock)
         self.channel = f"suite/queue/{secrets.token_hex(8)}"
         self._ids = map(f"{secrets.token_hex(4)}-{{}}".format, itertools.count())
 
@@ -174,9 +158,3 @@ class EventQueueClauses:
         """Check that nothing but what was taken arrives."""
         await asyncio.sleep(2 * self.tick)
         assert not inbox.unread, "something arrived that should not"
-
-    def need(self, adapter: EventQueueAdapter, *guarantees: Guarantee) -> None:
-        """Skip the test unless *adapter* declares *guarantees*."""
-        missing = set(guarantees) - adapter.guarantees
-        if missing:
-            pytest.skip(f"the adapter does not promise: {', '.join(sorted(missing))}")

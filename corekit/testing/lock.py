@@ -1,34 +1,29 @@
 """The suite for lock adapters: each test is one clause of `corekit.adapters.lock`.
 
-class TestMine(LockSuite):
-    def make_adapter(self) -> LockAdapter:
-        return my_lock(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
+An adapter's author writes:
+
+    class TestMine(LockSuite):
+        def make_adapter(self) -> LockAdapter:
+            return my_lock(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
 from ..adapters import Grant, Guarantee, LockAdapter
-from ..clock import SYSTEM_CLOCK, Clock
+from ..clock import Clock
 from ..errors import NotOpenError
-from .clock import VirtualClock
+from .suite import AdapterSuite, opened
 
 
-class LockSuite:
-    """What every lock adapter does; inherit it and say how to make one.
-
-    The clauses take real time, unless `virtual` says that the adapter lives in this process and
-    goes by the clock in its context only.
-    """
-
-    virtual = False
-    """Whether to run in virtual time; `self.clock` must then be handed to the adapter."""
+class LockSuite(AdapterSuite):
+    """What every lock adapter does; inherit it and say how to make one."""
 
     ttl = 0.4
     """The lifetime that grants are made with, in seconds; a backend's least ttl may be longer."""
@@ -40,8 +35,6 @@ class LockSuite:
     """How much later than a grant's time, in seconds, the backend may notice that it is over; half
     of the ttl is allowed anyway."""
 
-    clock: Clock
-
     def make_adapter(self) -> LockAdapter:
         """Return a new adapter, not opened; each one plays a process of its own."""
         raise NotImplementedError
@@ -50,20 +43,13 @@ class LockSuite:
         """Restart the backend, without losing what it keeps; only for adapters that are FENCED."""
         pytest.skip("the suite is not told how to restart the backend")
 
-    @pytest.fixture(name="clock")
-    def clock_of_the_test(self) -> Clock:
-        """Return the clock that the test runs on."""
-        return VirtualClock() if self.virtual else SYSTEM_CLOCK
-
-    @pytest.fixture(autouse=True)
-    def prepare(self, clock: Clock) -> None:
-        """Give every test its clock and a name that no other test uses."""
-        self.clock = clock
+    def begin(self, clock: Clock) -> None:
+        super().begin(clock)
         self.name = f"suite/lock/{secrets.token_hex(8)}"
 
     async def test_a_free_name_is_given(self) -> None:
         """A free name is given at once, for at least the ttl, counted from within the call."""
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             before = self.clock.monotonic()
             grant = await self._take(a)
             assert grant.name == self.name
@@ -73,14 +59,14 @@ class LockSuite:
 
     async def test_a_held_name_is_refused(self) -> None:
         """With `wait=0` a held name gives None, to another adapter and to the same one."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             await self._take(a)
             assert await b.acquire(self.name, self._ttl(b), 0) is None
             assert await a.acquire(self.name, self._ttl(a), 0) is None
 
     async def test_names_are_independent(self) -> None:
         """Holding a name does not hold another, however alike they are."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             await self._take(a)
             for other in ("/", "/x", "x", "%2F", "é", "*", " "):
                 assert await b.acquire(self.name + other, self._ttl(b), 0) is not None
@@ -88,7 +74,7 @@ class LockSuite:
 
     async def test_long_names(self) -> None:
         """Names of several thousand bytes are told apart to the last character."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             long = self.name + "/" + "ä" * 1500
             assert await a.acquire(long + "1", self._ttl(a), 0) is not None
             assert await b.acquire(long + "1", self._ttl(b), 0) is None
@@ -96,13 +82,13 @@ class LockSuite:
 
     async def test_a_released_name_is_free(self) -> None:
         """When `release` has returned, the name is free at once."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             await a.release(await self._take(a))
             assert await b.acquire(self.name, self._ttl(b), 0) is not None
 
     async def test_a_waiter_gets_the_released_name(self) -> None:
         """A release wakes a waiter before the grant would have ended by its time."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await a.acquire(self.name, 600, 0)
             assert grant is not None
             waiting = asyncio.create_task(b.acquire(self.name, self._ttl(b), None))
@@ -114,8 +100,8 @@ class LockSuite:
 
     async def test_waiters_are_served_in_order(self) -> None:
         """FAIR: waiters, of whichever adapter, get the name in the order in which they came."""
-        async with self._adapters(3) as adapters:
-            self._need(adapters[0], Guarantee.FAIR)
+        async with self.adapters(3) as adapters:
+            self.need(adapters[0], Guarantee.FAIR)
             grant = await adapters[0].acquire(self.name, 600, 0)
             assert grant is not None
             served: list[int] = []
@@ -136,7 +122,7 @@ class LockSuite:
 
     async def test_waiting_is_bounded(self) -> None:
         """A wait ends with None after its time, not before."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             assert await a.acquire(self.name, 600, 0) is not None
             before = self.clock.monotonic()
             async with asyncio.timeout(10):
@@ -145,7 +131,7 @@ class LockSuite:
 
     async def test_a_wait_that_ended_disturbs_nobody(self) -> None:
         """Who gave up waiting holds nothing and does not block those behind."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await a.acquire(self.name, 600, 0)
             assert grant is not None
             first = asyncio.create_task(b.acquire(self.name, 600, 4 * self.tick))
@@ -158,7 +144,7 @@ class LockSuite:
 
     async def test_a_grant_ends_by_its_time(self) -> None:
         """A holder that does nothing loses the name after its ttl, and not before."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._take(a)
             async with asyncio.timeout(10 + grant.ttl):
                 assert await b.acquire(self.name, self._ttl(b), None) is not None
@@ -166,14 +152,14 @@ class LockSuite:
 
     async def test_an_ended_grant_frees_the_name(self) -> None:
         """A name whose grant ended while nobody waited is given at once."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._take(a)
             await asyncio.sleep(grant.ttl + self._late(grant))
             assert await b.acquire(self.name, self._ttl(b), 0) is not None
 
     async def test_tokens_grow(self) -> None:
         """Each grant of a name has a greater token, after a release, an end, and a hand-over."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             tokens = []
             for adapter in (a, b, b, a):
                 grant = await self._take(adapter)
@@ -188,17 +174,17 @@ class LockSuite:
 
     async def test_tokens_grow_across_restarts(self) -> None:
         """FENCED: a grant after a restart of the backend has a greater token than those before."""
-        async with self._adapters(1) as (a,):
-            self._need(a, Guarantee.FENCED)
+        async with self.adapters(1) as (a,):
+            self.need(a, Guarantee.FENCED)
             grant = await self._take(a)
             await a.release(grant)
         await self.restart()
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             assert (await self._take(a, wait=10)).token > grant.token
 
     async def test_extending(self) -> None:
         """`extend` postpones the end, counted from now, and keeps the token."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._take(a)
             await asyncio.sleep(grant.ttl / 2)
             before = self.clock.monotonic()
@@ -213,7 +199,7 @@ class LockSuite:
 
     async def test_extending_may_shorten(self) -> None:
         """`extend` to an earlier end wakes a waiter at that end."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await a.acquire(self.name, 600, 0)
             assert grant is not None
             waiting = asyncio.create_task(b.acquire(self.name, self._ttl(b), None))
@@ -224,7 +210,7 @@ class LockSuite:
 
     async def test_extending_an_ended_grant(self) -> None:
         """`extend` gives None for a grant that was released or whose time is over."""
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             grant = await self._take(a)
             await a.release(grant)
             assert await a.extend(grant, self._ttl(a)) is None
@@ -234,7 +220,7 @@ class LockSuite:
 
     async def test_extending_what_another_holds(self) -> None:
         """`extend` of an ended grant does not touch the present owner's."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._take(a)
             await a.release(grant)
             await self._take(b)
@@ -243,7 +229,7 @@ class LockSuite:
 
     async def test_releasing_an_ended_grant(self) -> None:
         """A release of a grant that ended, or a second one, never frees the present owner's."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             released = await self._take(a)
             await a.release(released)
             await a.release(released)
@@ -255,7 +241,7 @@ class LockSuite:
 
     async def test_the_same_adapter_excludes_itself(self) -> None:
         """A grant belongs to the call: calls of one adapter exclude each other too."""
-        async with self._adapters(2) as adapters:
+        async with self.adapters(2) as adapters:
             inside = 0
 
             async def work(number: int) -> None:
@@ -275,7 +261,7 @@ class LockSuite:
 
     async def test_a_cancelled_wait_holds_nothing(self) -> None:
         """Cancelled waiters leave nothing behind: the next one gets the name."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await a.acquire(self.name, 600, 0)
             assert grant is not None
             waiting = [asyncio.create_task(b.acquire(self.name, 600, None)) for _ in range(20)]
@@ -289,7 +275,7 @@ class LockSuite:
 
     async def test_a_call_cancelled_at_any_step_holds_nothing(self) -> None:
         """A call that is cancelled, at whatever await, even as the name is given, holds nothing."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             for steps in range(12):
                 grant = await a.acquire(self.name, 600, 10)
                 assert grant is not None
@@ -308,7 +294,7 @@ class LockSuite:
 
     async def test_the_least_ttl(self) -> None:
         """`least_ttl` is above 0, and what is asked for it is granted in full."""
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             assert a.least_ttl > 0
             grant = await a.acquire(self.name, a.least_ttl, 0)
             assert grant is not None
@@ -316,14 +302,14 @@ class LockSuite:
 
     async def test_closing_releases(self) -> None:
         """`close` releases what the adapter holds, long before its time is over."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             assert await a.acquire(self.name, 600, 0) is not None
             await a.close()
             assert await self._eventually_free(b)
 
     async def test_closing_ends_waiting(self) -> None:
         """A call that waits when `close` begins raises NotOpenError, and holds nothing."""
-        async with self._adapters(3) as (a, b, c):
+        async with self.adapters(3) as (a, b, c):
             grant = await a.acquire(self.name, 600, 0)
             assert grant is not None
             waiting = asyncio.create_task(b.acquire(self.name, 600, None))
@@ -337,28 +323,16 @@ class LockSuite:
 
     async def test_closing_twice(self) -> None:
         """A second `close` does nothing, nor does one without `open`."""
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             await a.close()
             await a.close()
         await self.make_adapter().close()
 
     # What the clauses are made of.
 
-    @asynccontextmanager
-    async def _adapters(self, count: int) -> AsyncIterator[list[LockAdapter]]:
-        """Open *count* adapters."""
-        adapters = [self.make_adapter() for _ in range(count)]
-        try:
-            for adapter in adapters:
-                await adapter.open()
-            yield adapters
-        finally:
-            for adapter in adapters:
-                await adapter.close()
-
-    def _need(self, adapter: LockAdapter, guarantee: Guarantee) -> None:
-        if guarantee not in adapter.guarantees:
-            pytest.skip(f"the adapter does not declare {guarantee.name}")
+    def adapters(self, count: int) -> AbstractAsyncContextManager[Sequence[LockAdapter]]:
+        """Open *count* adapters, and close them at the end."""
+        return opened([self.make_adapter() for _ in range(count)])
 
     def _ttl(self, adapter: LockAdapter) -> float:
         return max(self.ttl, adapter.least_ttl)

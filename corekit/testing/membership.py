@@ -1,24 +1,26 @@
-"""The suite for lock adapters that keep members: each test is one clause of the contract.
+"""The suite for lock adapters that keep members: a test for each clause of the contract.
 
-class TestMyMembers(MembershipSuite):
-def make_adapter(self):
-return my_lock(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
+The contract is `corekit.adapters.membership`. An adapter's author writes, beside the LockSuite:
+
+    class TestMyMembers(MembershipSuite):
+        def make_adapter(self) -> MyLock:
+            return my_lock(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Protocol, TypeVar
 
 import pytest
 
 from ..adapters import Grant, LockAdapter, Member, MembershipAdapter
-from ..clock import SYSTEM_CLOCK, Clock
+from ..clock import Clock
 from ..errors import NotOpenError
-from .clock import VirtualClock
+from .suite import AdapterSuite, opened
 
 T = TypeVar("T")
 
@@ -27,11 +29,8 @@ class Adapter(LockAdapter, MembershipAdapter, Protocol):
     """A lock adapter that keeps members."""
 
 
-class MembershipSuite:
-    """What every `MembershipAdapter` does; its locks are proved by the `LockSuite`.
-
-    Real or virtual time: see there.
-    """
+class MembershipSuite(AdapterSuite):
+    """What every `MembershipAdapter` does; its locks are proved by the `LockSuite`."""
 
     ttl = 0.4
     """The lifetime that grants are made with, in seconds; a backend's least ttl may be longer."""
@@ -39,24 +38,12 @@ class MembershipSuite:
     late = 2.0
     """How much later than it happened a change is seen at the latest, in seconds."""
 
-    virtual = False
-    """Whether to run in virtual time; `self.clock` must then be handed to the adapter."""
-
-    clock: Clock
-
     def make_adapter(self) -> Adapter:
         """Return a new adapter, not opened; each one plays a process of its own."""
         raise NotImplementedError
 
-    @pytest.fixture(name="clock")
-    def clock_of_the_test(self) -> Clock:
-        """Return the clock that the test runs on."""
-        return VirtualClock() if self.virtual else SYSTEM_CLOCK
-
-    @pytest.fixture(autouse=True)
-    def prepare(self, clock: Clock) -> None:
-        """Give every test its clock and a prefix that no other test uses."""
-        self.clock = clock
+    def begin(self, clock: Clock) -> None:
+        super().begin(clock)
         self.prefix = f"suite/member/{secrets.token_hex(8)}"
 
     async def test_the_ability_is_found(self) -> None:
@@ -65,7 +52,7 @@ class MembershipSuite:
 
     async def test_a_value_is_seen_by_all(self) -> None:
         """What is announced is seen at once by this adapter, and by every other."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._hold(a, "x")
             assert await a.members(self.prefix) == []
             assert await a.announce(grant, b"value") is True
@@ -75,7 +62,7 @@ class MembershipSuite:
 
     async def test_any_bytes_are_a_value(self) -> None:
         """A value may be empty, and hold any bytes."""
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             grant = await self._hold(a, "x")
             for value in (b"", bytes(range(256)), b"x" * 10_000):
                 assert await a.announce(grant, value)
@@ -83,7 +70,7 @@ class MembershipSuite:
 
     async def test_members_come_in_the_order_of_tokens(self) -> None:
         """Members are listed by their tokens, the smallest first."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grants = []
             for number, name in enumerate(("z", "a", "m", "b")):
                 adapter = (a, b)[number % 2]
@@ -96,7 +83,7 @@ class MembershipSuite:
 
     async def test_a_prefix_ends_at_a_slash(self) -> None:
         """A prefix covers the name itself and what is below it, not names that begin alike."""
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             for name in ("x", "x/y", "xy", "X", "x%2Fy"):
                 assert await a.announce(await self._hold(a, name, 60), b"")
             found = {member.name for member in await a.members(f"{self.prefix}/x")}
@@ -104,7 +91,7 @@ class MembershipSuite:
 
     async def test_it_goes_with_the_release(self) -> None:
         """A released grant shows nothing any more, nor does the next one by itself."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._hold(a, "x")
             await a.announce(grant, b"value")
             await a.release(grant)
@@ -114,7 +101,7 @@ class MembershipSuite:
 
     async def test_it_goes_with_the_time(self) -> None:
         """A grant whose time is over shows nothing any more."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._hold(a, "x")
             await a.announce(grant, b"value")
             await asyncio.sleep(grant.ttl)
@@ -122,7 +109,7 @@ class MembershipSuite:
 
     async def test_it_stays_with_an_extension(self) -> None:
         """An extended grant goes on to show its value, until its new end."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._hold(a, "x")
             await a.announce(grant, b"value")
             extended = await a.extend(grant, 3 * grant.ttl)
@@ -136,14 +123,14 @@ class MembershipSuite:
 
     async def test_it_goes_with_the_close(self) -> None:
         """What an adapter shows is gone when it is closed."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             await a.announce(await self._hold(a, "x", 600), b"value")
             await a.close()
             await self._eventually(b, [])
 
     async def test_an_ended_grant_announces_nothing(self) -> None:
         """`announce` gives False for a grant that ended, and does not touch the present holder."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             old = await self._hold(a, "x")
             await a.release(old)
             assert await a.announce(old, b"old") is False
@@ -157,7 +144,7 @@ class MembershipSuite:
 
     async def test_watching_begins_with_the_present(self) -> None:
         """The first state comes at once, be it empty or not."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             async with aclosing(self._watch(b)) as states:
                 assert await self._next(states) == {}
             await a.announce(await self._hold(a, "x", 60), b"value")
@@ -166,7 +153,7 @@ class MembershipSuite:
 
     async def test_changes_are_seen(self) -> None:
         """Watchers see what is announced, replaced and released, by whichever adapter."""
-        async with self._adapters(2) as (a, b), aclosing(self._watch(b)) as states:
+        async with self.adapters(2) as (a, b), aclosing(self._watch(b)) as states:
             await self._until(states, {})
             x = await self._hold(a, "x", 60)
             await a.announce(x, b"1")
@@ -181,7 +168,7 @@ class MembershipSuite:
 
     async def test_an_end_by_time_is_seen(self) -> None:
         """Watchers see a holder that died disappear after its ttl, without anybody's doing."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._hold(a, "x")
             await a.announce(grant, b"value")
             async with aclosing(self._watch(b)) as states:
@@ -191,7 +178,7 @@ class MembershipSuite:
 
     async def test_a_shortened_time_is_seen(self) -> None:
         """Watchers see the end of a grant that was extended to an earlier end."""
-        async with self._adapters(2) as (a, b):
+        async with self.adapters(2) as (a, b):
             grant = await self._hold(a, "x", 600)
             await a.announce(grant, b"value")
             async with aclosing(self._watch(b)) as states:
@@ -206,7 +193,7 @@ class MembershipSuite:
     async def test_other_prefixes_are_not_seen(self) -> None:
         """A watcher sees nothing of names outside its prefix."""
         own = f"{self.prefix}/x"
-        async with self._adapters(1) as (a,), aclosing(a.watch(own)) as states:
+        async with self.adapters(1) as (a,), aclosing(a.watch(own)) as states:
             assert await self._next(states) == []
             await a.announce(await self._hold(a, "xy", 60), b"other")
             await a.announce(await self._hold(a, "x", 60), b"mine")
@@ -214,7 +201,7 @@ class MembershipSuite:
 
     async def test_closing_ends_watching(self) -> None:
         """A watcher that waits when `close` begins gets NotOpenError."""
-        async with self._adapters(1) as (a,):
+        async with self.adapters(1) as (a,):
             states = self._watch(a)
             assert await self._next(states) == {}
             waiting = asyncio.ensure_future(anext(states))
@@ -226,17 +213,9 @@ class MembershipSuite:
 
     # What the clauses are made of.
 
-    @asynccontextmanager
-    async def _adapters(self, count: int) -> AsyncIterator[list[Adapter]]:
-        """Open *count* adapters."""
-        adapters = [self.make_adapter() for _ in range(count)]
-        try:
-            for adapter in adapters:
-                await adapter.open()
-            yield adapters
-        finally:
-            for adapter in adapters:
-                await adapter.close()
+    def adapters(self, count: int) -> AbstractAsyncContextManager[Sequence[Adapter]]:
+        """Open *count* adapters, and close them at the end."""
+        return opened([self.make_adapter() for _ in range(count)])
 
     async def _hold(self, adapter: Adapter, name: str, ttl: float = 0) -> Grant:
         wanted = max(ttl or self.ttl, adapter.least_ttl)

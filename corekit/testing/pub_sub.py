@@ -1,25 +1,27 @@
 """The suite for pub/sub adapters: each test is one clause of `corekit.adapters.pub_sub`.
 
-class TestMine(PubSubSuite):
-    def make_adapter(self) -> PubSubAdapter:
-        return my_pub_sub(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
+An adapter's author writes:
+
+    class TestMine(PubSubSuite):
+        def make_adapter(self) -> PubSubAdapter:
+            return my_pub_sub(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from functools import partial
 
 import pytest
 
 from ..adapters import Guarantee, PubSubAdapter
-from ..clock import SYSTEM_CLOCK, Clock
+from ..clock import Clock
 from ..errors import BackendUnavailable, NotOpenError
-from .clock import VirtualClock
 from .pub_sub_process import Process, cancelled
+from .suite import AdapterSuite, opened
 from .waiting import eventually
 
 #: Channels that differ from `name` in what some backends do not tell apart, or give a meaning.
@@ -43,15 +45,8 @@ _ALIKE = (
 )
 
 
-class PubSubSuite:
-    """What every pub/sub adapter does; inherit it and say how to make one.
-
-    The clauses take real time, unless `virtual` says that the adapter lives in this process and
-    goes by the clock in its context only.
-    """
-
-    virtual = False
-    """Whether to run in virtual time; `self.clock` must then be handed to the adapter."""
+class PubSubSuite(AdapterSuite):
+    """What every pub/sub adapter does; inherit it and say how to make one."""
 
     tick = 0.1
     """Longer than a message takes to arrive, in seconds."""
@@ -65,8 +60,6 @@ class PubSubSuite:
     burst = 5_000
     """How many messages are published at once."""
 
-    clock: Clock
-
     def make_adapter(self) -> PubSubAdapter:
         """Return a new adapter, not opened; each one plays a process of its own."""
         raise NotImplementedError
@@ -75,22 +68,15 @@ class PubSubSuite:
         """Cut the connections of all adapters, such that they can come back by themselves."""
         pytest.skip("the suite is not told how to interrupt connections")
 
-    @pytest.fixture(name="clock")
-    def clock_of_the_test(self) -> Clock:
-        """Return the clock that the test runs on."""
-        return VirtualClock() if self.virtual else SYSTEM_CLOCK
-
-    @pytest.fixture(autouse=True)
-    def prepare(self, clock: Clock) -> None:
-        """Give every test its clock and a channel that no other test uses."""
-        self.clock = clock
+    def begin(self, clock: Clock) -> None:
+        super().begin(clock)
         self.name = f"suite/channel/{secrets.token_hex(8)}"
 
-    # -- who gets what --
+    # Who gets what.
 
     async def test_every_subscriber_gets_a_copy(self) -> None:
         """Each subscriber of the channel, in every process, gets each message once."""
-        async with self._processes(3) as (a, b, c):
+        async with self.processes(3) as (a, b, c):
             for process in (a, b, c):
                 await process.adapter.subscribe(self.name)
             await a.adapter.publish(self.name, b"1")
@@ -102,7 +88,7 @@ class PubSubSuite:
 
     async def test_nobody_else_gets_it(self) -> None:
         """Who did not subscribe gets nothing, and publishing to nobody is no error."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name + "other")
             await a.adapter.publish(self.name, b"1")
             await asyncio.sleep(self.tick)
@@ -111,14 +97,14 @@ class PubSubSuite:
     async def test_subscribing_is_effective_when_it_returns(self) -> None:
         """What is published after `subscribe` returned arrives, whoever publishes it."""
         for _ in range(5):
-            async with self._processes(2) as (a, b):
+            async with self.processes(2) as (a, b):
                 await b.adapter.subscribe(self.name)
                 await a.adapter.publish(self.name, b"1")
                 await self._arrive(b, count=1)
 
     async def test_the_past_does_not_arrive(self) -> None:
         """A subscriber does not get what had arrived at others before it subscribed."""
-        async with self._processes(3) as (a, b, c):
+        async with self.processes(3) as (a, b, c):
             await b.adapter.subscribe(self.name)
             await a.adapter.publish(self.name, b"before")
             await self._arrive(b, count=1)
@@ -129,7 +115,7 @@ class PubSubSuite:
 
     async def test_subscribing_twice_is_subscribing_once(self) -> None:
         """Repeated and overlapping `subscribe` calls of a channel do not double its messages."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name)
             await asyncio.gather(*(b.adapter.subscribe(self.name) for _ in range(3)))
             await a.adapter.publish(self.name, b"1")
@@ -139,7 +125,7 @@ class PubSubSuite:
 
     async def test_unsubscribing(self) -> None:
         """After `unsubscribe` has returned nothing published later arrives, for others it does."""
-        async with self._processes(3) as (a, b, c):
+        async with self.processes(3) as (a, b, c):
             for process in (b, c):
                 await process.adapter.subscribe(self.name)
             await b.adapter.subscribe(self.name)
@@ -151,7 +137,7 @@ class PubSubSuite:
 
     async def test_unsubscribing_unknown_channels(self) -> None:
         """`unsubscribe` of a channel that is not subscribed, also a second time, does nothing."""
-        async with self._processes(1) as (a,):
+        async with self.processes(1) as (a,):
             await a.adapter.unsubscribe(self.name)
             await a.adapter.subscribe(self.name)
             await a.adapter.unsubscribe(self.name)
@@ -159,19 +145,19 @@ class PubSubSuite:
 
     async def test_subscribing_again(self) -> None:
         """A channel can be subscribed again after it was unsubscribed."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             for count in (1, 2):
                 await b.adapter.subscribe(self.name)
                 await a.adapter.publish(self.name, b"%d" % count)
                 await self._arrive(b, count=count)
                 await b.adapter.unsubscribe(self.name)
 
-    # -- names and payloads --
+    # Names and payloads.
 
     async def test_channels_are_matched_exactly(self) -> None:
         """No character of a channel is a wildcard, and similar channels never meet."""
         names = [self.name + end for end in _ALIKE] + [self.name, self.name.upper(), self.name[:-1]]
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             for name in names:
                 await b.adapter.subscribe(name)
             for name in names:
@@ -185,7 +171,7 @@ class PubSubSuite:
     async def test_long_channels(self) -> None:
         """Channels of several thousand bytes are told apart to the last character."""
         long = self.name + "/" + "ä" * 1500
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(long + "1")
             await a.adapter.publish(long + "2", b"2")
             await a.adapter.publish(long + "1", b"1")
@@ -196,7 +182,7 @@ class PubSubSuite:
     async def test_payloads_arrive_as_they_are(self) -> None:
         """Any bytes are a payload: none at all, each byte, many."""
         payloads = [b"", b"\x00", bytes(range(256)), b"\xff" * self.largest, b"end"]
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name)
             for payload in payloads:
                 await a.adapter.publish(self.name, payload)
@@ -206,7 +192,7 @@ class PubSubSuite:
     async def test_many_channels(self) -> None:
         """Hundreds of channels of one process each get their own messages."""
         names = [f"{self.name}/{number}" for number in range(300)]
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             for name in names:
                 await b.adapter.subscribe(name)
             for name in names:
@@ -214,12 +200,12 @@ class PubSubSuite:
             await eventually(lambda: len(b.arrived) == len(names), within=self.patience)
             assert all(b.payloads(name) == [name.encode()] for name in names)
 
-    # -- order and loss --
+    # Order and loss.
 
     async def test_order_of_one_publisher(self) -> None:
         """ORDERED: messages of one publisher on a channel arrive in the order of its calls."""
-        async with self._processes(2) as (a, b):
-            self._need(a, Guarantee.ORDERED)
+        async with self.processes(2) as (a, b):
+            self.need(a.adapter, Guarantee.ORDERED)
             await b.adapter.subscribe(self.name)
             for number in range(300):
                 await a.adapter.publish(self.name, b"%d" % number)
@@ -228,8 +214,8 @@ class PubSubSuite:
 
     async def test_order_of_overlapping_calls(self) -> None:
         """ORDERED: payloads of overlapping calls are sent in the order of the calls."""
-        async with self._processes(2) as (a, b):
-            self._need(a, Guarantee.ORDERED)
+        async with self.processes(2) as (a, b):
+            self.need(a.adapter, Guarantee.ORDERED)
             await b.adapter.subscribe(self.name)
             # Large and small ones in turn: a small one must not overtake.
             payloads = [b"%d" % number + b"." * (number % 2 * 50_000) for number in range(60)]
@@ -239,7 +225,7 @@ class PubSubSuite:
 
     async def test_a_burst_is_not_lost_silently(self) -> None:
         """Of many messages published at once each arrives, or a gap is told in its place."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name)
             await asyncio.gather(
                 *(a.adapter.publish(self.name, b"%d" % number) for number in range(self.burst))
@@ -248,7 +234,7 @@ class PubSubSuite:
 
     async def test_a_publisher_that_never_pauses(self) -> None:
         """One call after the other, without a pause: each arrives, or a gap is told."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name)
             for number in range(self.burst):
                 await a.adapter.publish(self.name, b"%d" % number)
@@ -256,7 +242,7 @@ class PubSubSuite:
 
     async def test_cancelled_publish(self) -> None:
         """A cancelled `publish` was sent once or not at all, and disturbs no other one."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name)
             for turns in range(8):
                 payload = b"cancelled %d" % turns
@@ -272,7 +258,7 @@ class PubSubSuite:
 
     async def test_cancelled_subscribe(self) -> None:
         """After a cancelled `subscribe` the channel can be subscribed, and others work."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name + "other")
             for turns in range(8):
                 channel = f"{self.name}/{turns}"
@@ -290,7 +276,7 @@ class PubSubSuite:
 
     async def test_coming_back(self) -> None:
         """After a lost connection subscriptions are back by themselves; what is lost is told."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name)
             await a.adapter.publish(self.name, b"0")
             await self._arrive(b, count=1)
@@ -310,11 +296,11 @@ class PubSubSuite:
                     pass
             await self._no_silent_loss(b, number + 1)
 
-    # -- life --
+    # Closing.
 
     async def test_closing(self) -> None:
         """Once `close` has begun the receiver is not called any more; others are undisturbed."""
-        async with self._processes(3) as (a, b, c):
+        async with self.processes(3) as (a, b, c):
             for process in (b, c):
                 await process.adapter.subscribe(self.name)
             for number in range(50):
@@ -326,7 +312,7 @@ class PubSubSuite:
 
     async def test_closing_sends_what_was_published(self) -> None:
         """What was published before `close` arrives at the others."""
-        async with self._processes(2) as (a, b):
+        async with self.processes(2) as (a, b):
             await b.adapter.subscribe(self.name)
             for number in range(50):
                 await a.adapter.publish(self.name, b"%d" % number)
@@ -336,7 +322,7 @@ class PubSubSuite:
     async def test_closing_twice_or_unopened(self) -> None:
         """A second `close`, and one without `open`, does nothing."""
         await self.make_adapter().close()
-        async with self._processes(1) as (a,):
+        async with self.processes(1) as (a,):
             await a.adapter.subscribe(self.name)
             await a.close()
             await a.close()
@@ -344,7 +330,7 @@ class PubSubSuite:
     async def test_calls_need_an_open_adapter(self) -> None:
         """Before `open` and after `close` the calls raise NotOpenError."""
         unopened = Process(self.make_adapter())
-        async with self._processes(1) as (closed,):
+        async with self.processes(1) as (closed,):
             await closed.close()
             for adapter in (unopened.adapter, closed.adapter):
                 with pytest.raises(NotOpenError):
@@ -358,23 +344,11 @@ class PubSubSuite:
         assert isinstance(guarantees, frozenset)
         assert all(isinstance(guarantee, Guarantee) for guarantee in guarantees)
 
-    # -- tools --
+    # What the clauses are made of.
 
-    @asynccontextmanager
-    async def _processes(self, count: int) -> AsyncIterator[list[Process]]:
-        """Open *count* adapters, each with a receiver; whatever happens, close them."""
-        processes = [Process(self.make_adapter()) for _ in range(count)]
-        try:
-            for process in processes:
-                await process.adapter.open(process)
-            yield processes
-        finally:
-            for process in processes:
-                await process.close()
-
-    def _need(self, process: Process, guarantee: Guarantee) -> None:
-        if guarantee not in process.adapter.guarantees:
-            pytest.skip(f"the adapter does not declare {guarantee.name}")
+    def processes(self, count: int) -> AbstractAsyncContextManager[Sequence[Process]]:
+        """Open *count* adapters, each with a receiver, and close them at the end."""
+        return opened([Process(self.make_adapter()) for _ in range(count)])
 
     async def _arrive(self, *processes: Process, count: int, channel: str | None = None) -> None:
         """Wait until each of *processes* has got *count* messages."""

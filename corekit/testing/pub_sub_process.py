@@ -62,6 +62,10 @@ class Process:
             assert number == expected or is_told, f"{expected} to {number - 1} are missing"
             expected, is_told = number + 1, False
 
+    async def open(self) -> None:
+        """Open the adapter, with this process as its receiver."""
+        await self.adapter.open(self)
+
     async def close(self) -> None:
         """Close the adapter; nothing may arrive from now on."""
         self.ended = True

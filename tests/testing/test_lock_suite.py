@@ -34,7 +34,7 @@ def broken_clauses(kind, **attributes):
         suite = Suite()
         for name, value in attributes.items():
             setattr(suite, name, value)
-        LockSuite.prepare.__wrapped__(suite, clock)
+        suite.begin(clock)
         try:
             clock.run(getattr(suite, clause)())
         except pytest.skip.Exception:

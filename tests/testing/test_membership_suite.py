@@ -29,7 +29,7 @@ def broken_clauses(kind):
                 return kind(hub, make_context(clock=self.clock))
 
         suite = Suite()
-        MembershipSuite.prepare.__wrapped__(suite, clock)
+        suite.begin(clock)
         try:
             clock.run(getattr(suite, clause)())
         except (Exception, pytest.fail.Exception):
