@@ -18,18 +18,20 @@ from rich.table import Table
 
 from corekit.errors import CorekitError
 
-from .contracts import Component, Workload
-from .measure import Case, planned
+from .contracts import Workload
+from .measure import planned
 from .peers import PEERS
 from .report import page, speed_table, table
 from .results import CaseResult, Results
 from .run import Plan, run
 from .settings import Settings
-from .subjects import COMPONENTS, Subject, chosen_subjects, peer_subjects
+from .subjects import COMPONENTS, chosen_subjects, peer_subjects
 from .workloads import WORKLOADS, matching
 
 #: What a full run measures of ours.
 _FULL_BACKENDS = ("memory://", "zmq://", "etcd://")
+
+_FILE_WIDTH = 180
 
 _Command = Callable[..., Any]
 
@@ -122,7 +124,7 @@ def bench(
     Figures are medians over the repetitions, a spread is half their range, and ratios are to the
     first line that was measured.
     """
-    console = Console()
+    console = _console()
     if lists:
         console.print(_list())
     elif table_file is not None:
@@ -137,6 +139,12 @@ def bench(
             results.save(json_file)
         if html_file is not None:
             html_file.write_text(page.html(results), encoding="utf-8")
+
+
+def _console() -> Console:
+    console = Console()
+    # A file or a pipe has no edge at which tables would have to break.
+    return console if console.is_terminal else Console(width=_FILE_WIDTH)
 
 
 def _plan(

@@ -219,7 +219,7 @@ class About:
     """The first one is compared."""
 
     roles: tuple[str, ...] = ("client",)
-    """The methods `async def role(client, link, settings)` that run where the subject's users do."""
+    """Its methods `async def role(client, link, settings)`; they run where users' code does."""
 
     needs_shared: bool = False
     """Whether it makes sense only if several processes can reach the subject."""

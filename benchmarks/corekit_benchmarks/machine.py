@@ -54,7 +54,9 @@ def _processor() -> str:
 
 def _file_system(directory: Path) -> str:
     mounts = [
-        each for each in psutil.disk_partitions(all=True) if directory.is_relative_to(each.mountpoint)
+        each
+        for each in psutil.disk_partitions(all=True)
+        if directory.is_relative_to(each.mountpoint)
     ]
     return max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else "?"
 

@@ -169,7 +169,7 @@ class ProcessStage:
             return None
         with contextlib.suppress(psutil.NoSuchProcess):
             server = psutil.Process(self._subject.server_pid)
-            return sum(each.memory_info().rss for each in [server, *server.children(True)])
+            return sum(int(each.memory_info().rss) for each in [server, *server.children(True)])
         return None
 
     async def close(self) -> None:

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .contracts import Component
 from .machine import machine, versions
 from .measure import Case, Told, measure
 from .peers import load_peer
@@ -69,7 +68,10 @@ def run(
         settings=dataclasses.asdict(plan.settings),
         machine=machine(directory),
         versions=versions(
-            [*_OWN_DISTRIBUTIONS, *(name for peer in peers for name in load_peer(peer).distributions)]
+            [
+                *_OWN_DISTRIBUTIONS,
+                *(name for peer in peers for name in load_peer(peer).distributions),
+            ]
         ),
         servers={},
         cases=[],
@@ -78,20 +80,20 @@ def run(
     for component in (*COMPONENTS, None):
         cases = [case for case in plan.cases if case.workload.about.component == component]
         if cases:
-            _run_component(plan, component, cases, directory, results, told, found)
+            _run_cases(plan, cases, directory, results, told, found)
     results.seconds = time.monotonic() - began
     return results
 
 
-def _run_component(
+def _run_cases(
     plan: Plan,
-    component: Component | None,
     cases: Sequence[Case],
     directory: Path,
     results: Results,
     told: Told,
     found: Callable[[CaseResult], Any],
 ) -> None:
+    """Run *cases*, which are all about the same component."""
     wanted = cases[0].subjects(plan.subjects)
     with ExitStack() as stack:
         servers: dict[str, Server] = {}
@@ -108,9 +110,7 @@ def _run_component(
             if subject.server is None or subject.server in servers
         ]
         for case in cases:
-            result = asyncio.run(
-                measure(case, subjects, plan.repetitions(case), directory, told)
-            )
+            result = asyncio.run(measure(case, subjects, plan.repetitions(case), directory, told))
             results.cases.append(result)
             found(result)
 

@@ -52,7 +52,7 @@ class _PubSub:
 
     def _read(self, handle: Callable[[bytes], None]) -> None:
         # The descriptor tells only of changes: read until nothing is left.
-        while self._subscriber.events & zmq.POLLIN:
+        while self._subscriber.poll(0):
             channel, body = self._subscriber.recv_multipart()
             if channel == _CHANNEL:
                 handle(body)
@@ -63,9 +63,7 @@ class _PubSub:
         self._publisher.close(linger=5000)
 
 
-def _socket(
-    context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str
-) -> zmq.Socket[bytes]:
+def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str) -> zmq.Socket[bytes]:
     socket = context.socket(kind)
     # The workload's window bounds what is on its way.
     socket.set_hwm(0)

