@@ -75,7 +75,7 @@ def whole(parameter: str, value: int, *, least: int, most: int | None = None) ->
 
 
 def flag(parameter: str, value: bool) -> bool:
-    """Return *value*, which must be True or False."""
+    """Return *value*, which must be True or False; raises InvalidType for anything else."""
     if not isinstance(value, bool):
         raise InvalidType(f"{parameter} must be True or False, not {shown(value)}")
     return value
@@ -95,6 +95,6 @@ def is_async(function: Any) -> bool:
 
 
 def async_function(parameter: str, value: Any) -> None:
-    """Check that *value* is a function that gives a coroutine when called."""
+    """Check that calling *value* gives a coroutine; raises InvalidType if not."""
     if not is_async(value):
         raise InvalidType(f"{parameter} must be an async function, not {shown(value)}")

@@ -87,7 +87,10 @@ class BackendURL:
                 raise ConfigurationError(f"{self}: unknown option {shown(key)}; {allowed}")
 
     def flag(self, key: str, *, default: bool = False) -> bool:
-        """Return the option *key*, which must be 0 or 1."""
+        """Return the option *key*, or *default* if the URL has none.
+
+        Raises ConfigurationError if it is neither 0 nor 1.
+        """
         value = self.options.get(key)
         if value is None:
             return default
@@ -98,7 +101,10 @@ class BackendURL:
         return value == "1"
 
     def whole(self, key: str, *, default: int, least: int, most: int) -> int:
-        """Return the option *key*, which must be a whole number between *least* and *most*."""
+        """Return the option *key*, or *default* if the URL has none.
+
+        Raises ConfigurationError if it is no whole number between *least* and *most*.
+        """
         value = self.options.get(key)
         if value is None:
             return default
@@ -110,7 +116,10 @@ class BackendURL:
         return int(value)
 
     def seconds(self, key: str, *, default: float, least: float, most: float) -> float:
-        """Return the option *key*, which must be a number of seconds between *least* and *most*."""
+        """Return the option *key*, or *default* if the URL has none.
+
+        Raises ConfigurationError if it is no number of seconds between *least* and *most*.
+        """
         value = self.options.get(key)
         if value is None:
             return default
@@ -230,7 +239,10 @@ class _Parser:
 
 
 def component_urls(backend: str | None, **own: str | None) -> dict[str, BackendURL]:
-    """Return the URL of each component: its *own*, or *backend*, or `memory://`."""
+    """Return the URL of each component: its *own*, or *backend*, or `memory://`.
+
+    Raises ConfigurationError or InvalidType, as `BackendURL.parse` does.
+    """
     default = BackendURL.parse("memory://" if backend is None else backend)
     return {
         component: default if text is None else BackendURL.parse(text, parameter=component)
@@ -239,7 +251,11 @@ def component_urls(backend: str | None, **own: str | None) -> dict[str, BackendU
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return the App arguments that COREKIT_* variables set; empty ones count as unset."""
+    """Return the App arguments that COREKIT_* variables set; empty ones count as unset.
+
+    *environment* is `os.environ` unless it is given. Raises ConfigurationError for a value that
+    begins with a quote, as some tools that read files of variables leave it there.
+    """
     environment = os.environ if environment is None else environment
     settings = {}
     for argument in ("backend", "cache", "pub_sub", "event_queue", "lock", "worker_mode"):

@@ -183,7 +183,7 @@ class LockError(CorekitError):
 
 
 class LockNotAcquired(LockError):
-    """Another holds the lock, or this very task does; nothing is held."""
+    """Another holds the lock, or this very task does; the call has acquired nothing."""
 
     code = "lock_not_acquired"
 

@@ -33,7 +33,8 @@ class WorkerMode:
     def parse(cls, text: str | None) -> WorkerMode:
         """Return the mode that *text* describes; None (unset) serves everything.
 
-        Parts are separated by commas, blanks around them ignored. Raises ConfigurationError.
+        Parts are separated by commas, blanks around them ignored. Raises ConfigurationError, or
+        InvalidType if *text* is no str.
         """
         if text is None:
             return cls()

@@ -1,13 +1,15 @@
 """The contracts between managers and backends: one small Protocol per component.
 
 An adapter is the mechanism: it sees full names and bytes, and knows nothing of envelopes,
-handlers, retries or debouncing. The rules below hold for all four contracts:
+handlers, retries or debouncing. The rules below hold for every contract:
 
-- Durations are seconds (float), sizes bytes, points in time Unix seconds.
+- Durations are seconds (float), sizes bytes, points in time Unix seconds where nothing else is
+  said.
 - An adapter is built by a factory `factory(url, context)`, which does no I/O. `open` connects,
-  `close` ends everything that `open` and later calls began; it never raises for a backend that
-  has gone, may be called at any time, and a second call does nothing. An adapter is opened at
-  most once; for another start the App builds a new one.
+  or raises BackendUnavailable, or BackendRefused (for bad credentials, say). `close` ends
+  everything that `open` and later calls began; it never raises for a backend that has gone, may be
+  called at any time, after a failed `open` too, and a second call does nothing. An adapter is
+  opened at most once; for another start the App builds a new one.
 - Calls may overlap freely, come from the loop that called `open`, and only between `open` and
   `close`. A call that is pending when `close` begins raises NotOpenError.
 - A driver's errors arrive as BackendUnavailable (trying again may help; nothing was done),

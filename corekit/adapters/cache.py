@@ -38,7 +38,10 @@ class CacheSpace(Protocol):
         ...
 
     async def get_many(self, keys: Sequence[str]) -> list[Stored | None]:
-        """Return the entries under *keys*, in that order; a key may stand there twice."""
+        """Return the entries under *keys*, in that order, None where there is none.
+
+        A key may stand there twice.
+        """
         ...
 
     async def set(self, key: str, value: Any, lifetime: float | None) -> None:
@@ -90,7 +93,7 @@ class CacheAdapter(Protocol):
     guarantees: frozenset[Guarantee]
 
     async def open(self) -> None:
-        """Connect. Raises BackendUnavailable, or BackendRefused for bad credentials."""
+        """Connect."""
         ...
 
     async def close(self) -> None:

@@ -46,7 +46,7 @@ class Channels:
         state = "open" if self.gate.is_open else "closed"
         return f"<Channels of {self.context.app!r} {state} channels={len(self._by_full_name)}>"
 
-    # -- life --
+    # Opening and closing.
 
     async def open(self, adapter: PubSubAdapter) -> None:
         """Open *adapter* and receive every channel that has subscribers.
@@ -96,7 +96,7 @@ class Channels:
             finally:
                 await adapter.close()
 
-    # -- publishing --
+    # Publishing.
 
     def known(self, component: str) -> dict[str, Channel]:
         """Return the channels of *component* that are there, by name; the same dict each time."""
@@ -136,7 +136,7 @@ class Channels:
         send = partial(self.publish, channel, channel.as_written(message, audience), audience)
         self._outbox.defer(transaction, send, what=f"channel {channel.full_name}")
 
-    # -- subscribing --
+    # Subscribing.
 
     async def subscribe(self, channel: Channel, handler: Handler, options: Options) -> None:
         """Give *channel*'s messages to *handler*; before `open` this is remembered only.
@@ -209,7 +209,7 @@ class Channels:
                     del known[name], self._by_full_name[channel.full_name]
         self._many = max(_MANY, 2 * len(self._by_full_name))
 
-    # -- what the adapter calls --
+    # What the adapter calls.
 
     def messages(self, channel: str, payloads: Sequence[bytes]) -> None:
         found = self._by_full_name.get(channel)

@@ -62,6 +62,10 @@ class EventQueue:
     delivered again with the same id. Messages are handled in the order of publishing by one
     consumer of concurrency 1 as long as nothing fails. Calls may overlap.
 
+    Every call raises InvalidName or InvalidType for what it does not take, and, while the App is
+    started, WrongLoop or ForkedProcess from elsewhere. All but `subscribe` and `unsubscribe` raise
+    NotOpenError while it is not, and BackendError if the backend fails.
+
     *consumes* tells whether channels of a topic (or of none) are consumed by this instance.
     """
 
@@ -87,7 +91,7 @@ class EventQueue:
             f"workers={len(self._workers) + len(self._retiring)}>"
         )
 
-    # Life, as the App leads it.
+    # Opening and closing, by the App.
 
     async def open(self, adapter: EventQueueAdapter) -> None:
         """Open *adapter*, new and not opened yet; from then on all calls work but none consumes.

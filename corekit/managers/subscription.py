@@ -179,7 +179,7 @@ class Subscription:
         self._cancel_debounce_timer()
         self._cancel_retry_timer()
 
-    # -- the turn --
+    # The turn.
 
     def _start(self) -> None:
         # Set first: an eager task may have ended before spawn returns.
@@ -216,7 +216,7 @@ class Subscription:
             "channel %s: %s %s failed", self._full_name, what, name_of(function), exc_info=error
         )
 
-    # -- gaps --
+    # Gaps.
 
     async def _tell_gap(self) -> None:
         on_gap, resync = self._options.on_gap, self._options.resync
@@ -260,7 +260,7 @@ class Subscription:
             self._retry_timer.cancel()
             self._retry_timer = None
 
-    # -- the bound --
+    # The bound.
 
     def _shorten(self) -> None:
         """Drop the oldest until the buffer is no longer than it may be, and put a gap there."""
@@ -290,7 +290,7 @@ class Subscription:
             self._buffer.appendleft(GAP)
             self._gaps += 1
 
-    # -- debouncing --
+    # Debouncing.
 
     def _hold(self, batch: Sequence[Any]) -> None:
         now = self._context.clock.monotonic()

@@ -18,12 +18,6 @@ from .signal import Signal
 _FEW = 64
 
 
-def memory_lock(url: BackendURL, context: AdapterContext) -> LockAdapter:
-    """Return locks that all Apps of this process with this URL share, in whatever loop they run."""
-    url.refuse_other_options(*OPTIONS)
-    return MemoryLock(hub(url, context, LockHub), context)
-
-
 class _Waiter:
     """A call that waits for a name."""
 
@@ -315,3 +309,9 @@ class MemoryLock:
 
     def _refusal(self) -> NotOpenError:
         return NotOpenError("the lock adapter is closed")
+
+
+def memory_lock(url: BackendURL, context: AdapterContext) -> LockAdapter:
+    """Build the locks of `memory://NAME`, which Apps share in whatever loop they run."""
+    url.refuse_other_options(*OPTIONS)
+    return MemoryLock(hub(url, context, LockHub), context)

@@ -185,7 +185,6 @@ class MemoryPubSub:
 
 
 def memory_pub_sub(url: BackendURL, context: AdapterContext) -> MemoryPubSub:
-    """Return pub/sub between all Apps of this process that use the same URL."""
-    # `copy` and `max` are the cache's, for which the same URL may stand.
+    """Build the pub/sub of `memory://NAME`, between all Apps of this process with this URL."""
     url.refuse_other_options(*OPTIONS)
     return MemoryPubSub(hub(url, context, Exchange))

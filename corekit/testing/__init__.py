@@ -1,7 +1,27 @@
-"""Tools for testing adapters, and applications that use corekit.
+"""Tools for testing adapters, and applications that use corekit. Needs pytest.
 
-Load it with `-p corekit.testing` (in pytest's `addopts`). A suite is a plain class: inherit it,
-say how to make your adapter, and each of its tests is one clause of the contract.
+Load it with `-p corekit.testing` (in pytest's `addopts`). It runs async tests, each on a fresh
+event loop; a test that asks for the fixture `clock` runs on a `VirtualClock`, where hours take no
+time.
+
+For adapters there is a suite for each contract. It is a plain class, and each of its tests is one
+clause of the contract, which its docstring states. Inherit it and say how to make your adapter:
+
+    class TestMyLock(LockSuite):
+        def make_adapter(self) -> LockAdapter:
+            return my_lock(BackendURL.parse("mine://localhost"), make_context(clock=self.clock))
+
+- `make_adapter` returns a new, unopened adapter. Several of them play several processes, so all of
+  one test must meet in one backend, which tests may share: each uses names of its own.
+- Clauses that prove a guarantee run where the adapter declares it in `guarantees`, and are skipped,
+  with the reason, elsewhere. So are those that need a method which only you can write, such as
+  `restart`, `kill`, `cut` or `interrupt`: override it.
+- Attributes such as `ttl`, `tick` and `late` say how quick the backend is; lengthen them for a slow
+  one. Adapters that live in this process and go by `self.clock` only set `virtual = True`.
+- A lock adapter that keeps members passes the `MembershipSuite` beside the `LockSuite`.
+
+For applications: `memory://` needs nothing installed, two Apps with one URL play two instances,
+`drop_memory` forgets between tests what they left there, and `eventually` waits for a condition.
 """
 
 from __future__ import annotations
