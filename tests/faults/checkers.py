@@ -116,6 +116,17 @@ def _intervals(events: list[Event]) -> list[tuple[float, float]]:
     return found + [(begin, float("inf")) for begin in open_.values()]
 
 
+def _united(intervals: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return *intervals* with those in one that overlap."""
+    united: list[tuple[float, float]] = []
+    for begin, end in sorted(intervals):
+        if united and begin <= united[-1][1]:
+            united[-1] = united[-1][0], max(end, united[-1][1])
+        else:
+            united.append((begin, end))
+    return united
+
+
 def no_zombie(events: list[Event]) -> Finding:
     """No message that was handled comes back, unless a fault fell on its acknowledgement."""
     intervals = _intervals(events)
@@ -332,7 +343,7 @@ def lost_leases(events: list[Event]) -> Finding:
 
 def resumption(events: list[Event], within: float) -> Finding:
     """Each process that was at work before a fault succeeds again *within* seconds of its end."""
-    intervals = _intervals(events)
+    intervals = _united(_intervals(events))
     successes: dict[str, list[float]] = defaultdict(list)
     for event in events:
         if event.phase == "ok" and event.op != "fault":

@@ -38,7 +38,7 @@ class Client:
         self.url = url
         self.options = options
         self.record = Recorder(directory, name)
-        self.random = random.Random(f"{options.get('seed', 0)}/{name}")
+        self.random = random.Random(f"{options.get('seed', 0)}/{name}")  # noqa: S311 - repeatable
         self.ended = asyncio.Event()
 
     def app(self) -> App:
@@ -259,7 +259,7 @@ async def mixed(client: Client) -> None:
 async def _gauge(client: Client) -> None:
     while not client.ended.is_set():
         gc.collect()
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        pages = int(Path("/proc/self/statm").read_text().split()[1])  # noqa: ASYNC240 - no disk
         client.record(
             "gauge",
             "ok",

@@ -148,7 +148,7 @@ class Run:
         self.name = name
         self.directory = directory / "history"
         self.directory.mkdir()
-        self.random = random.Random(f"{SEED}/{name}")
+        self.random = random.Random(f"{SEED}/{name}")  # noqa: S311 - repeatable
         self.record = history.Recorder(self.directory, "test")
         self.clients: dict[str, Program] = {}
         self._stack = AsyncExitStack()

@@ -206,6 +206,17 @@ BROKEN: dict[str, tuple[Checker, Story, str]] = {
     "nobody was paused at work": (checkers.lost_leases, Story().fault("a", "pause"), "nothing"),
     "deaf after a fault": (soon, Story().publish(1).fault().later(3).publish(2), "p 3"),
     "deaf for ever": (soon, Story().publish(1).fault(), "p inf"),
+    "deaf after faults at once": (
+        soon,
+        Story()
+        .publish(1)
+        .add("test", "fault", "call", target="b", kind="cut")
+        .fault()
+        .add("test", "fault", "ok", target="b", kind="cut")
+        .later(3)
+        .publish(2),
+        "p 3",
+    ),
     "nobody was there": (soon, Story().fault(), "proves nothing"),
     "no fault": (checkers.faults, Story().publish(1), "no fault took effect"),
     "a fault while nobody worked": (

@@ -62,7 +62,7 @@ def taken_over(events: list[Event], within: float) -> Finding:
                 jobs.pop(event["key"], None)
         elif event.op == "fault" and event.phase == "ok":
             killed = at_work.pop(event["target"], {})
-            waiting |= {key: event.time for key in killed}
+            waiting |= dict.fromkeys(killed, event.time)
     finding = Finding({"taken_over": len(took), "after_at_most": max(took, default=0)})
     if not took:
         finding.violations.append("nobody was killed at work: the run proves nothing")
