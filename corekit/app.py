@@ -374,7 +374,7 @@ class App:
     async def _close_in_order(self) -> list[Exception]:
         """Undo what `_open_in_order` has done, whatever fails; return what failed."""
         failures: list[Exception] = []
-        cancelled: asyncio.CancelledError | None = None
+        last: BaseException | None = None
         while self._closers:
             what, close = self._closers.pop()
             try:
@@ -382,11 +382,11 @@ class App:
             except Exception as error:
                 logger.exception("app %s: %s failed to stop", self.name, what)
                 failures.append(error)
-            except asyncio.CancelledError as error:
-                # The loop is being torn down: close the rest as far as it goes.
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
+            except BaseException as error:  # noqa: BLE001 - raised when the rest is closed
+                # The loop is being torn down, or the process is to end: close as far as it goes.
+                last = error
+        if last is not None:
+            raise last
         return failures
 
 
