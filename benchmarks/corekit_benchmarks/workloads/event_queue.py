@@ -105,7 +105,7 @@ class Depth:
             Figure("server memory for the depth", "B", "less"),
         ),
         roles=("producer", "consumer"),
-        scales={"depth": (0, 10_000, 100_000)},
+        scales={"depth": (0, 10_000, 100_000, 1_000_000)},
     )
 
     async def run(self, stage: Stage) -> Sample:
