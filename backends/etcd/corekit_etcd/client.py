@@ -118,7 +118,7 @@ async def _leave(key: _Key, shared: _Shared) -> None:
     if _connections.get(key) is shared:
         del _connections[key]
     shared.opening.cancel()
-    await asyncio.wait([shared.opening])
+    await asyncio.gather(shared.opening, return_exceptions=True)
     await shared.connection.close()
 
 

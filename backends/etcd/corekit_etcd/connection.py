@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections.abc import Callable
 from random import SystemRandom
 from typing import Any
 
@@ -28,7 +29,7 @@ logger = logging.getLogger("corekit.etcd")
 
 #: How long one try may take before another endpoint is asked, in seconds: longer than a write that
 #: waits for a slow disk, and about as long as the election of a new leader.
-_TRY = 2.0
+TRY = 2.0
 
 #: Seconds to reach one endpoint while there are others.
 _REACH = 1.0
@@ -36,6 +37,9 @@ _REACH = 1.0
 #: Seconds between two tries: the first, and what they grow to.
 _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.5
+
+#: Fail-overs are told in the log at most once in so many seconds.
+_TOLD_EACH = 10.0
 
 #: Ask the servers to fail at once, instead of waiting, while there is no leader.
 _NEED_LEADER = ("hasleader", "true")
@@ -59,6 +63,9 @@ class Connection:
         self._metadata: tuple[tuple[str, str], ...] = (_NEED_LEADER,)
         self._login = asyncio.Lock()
         self._logins = 0
+        self._told_at = -_TOLD_EACH
+        #: Called when another server is asked from now on.
+        self.on_move: set[Callable[[], None]] = set()
 
     def __repr__(self) -> str:
         return f"<Connection {self.settings.text} {self.endpoint!r}>"
@@ -114,7 +121,7 @@ class Connection:
         timeout = self.settings.timeout if timeout is None else timeout
         deadline = self._clock.monotonic() + timeout
         failures: dict[str, BackendUnavailable] = {}
-        unknown = False
+        unknown = renewed = False
         pause = _FIRST_PAUSE
         while True:
             endpoint, logins = self.endpoint, self._logins
@@ -122,7 +129,10 @@ class Connection:
             try:
                 return await self._try(endpoint, name, request, left)
             except TokenExpired:
+                if renewed:
+                    raise
                 await self._log_in(logins, left)
+                renewed = True
                 continue
             except BackendUnavailable as error:
                 failures[endpoint.text] = error
@@ -135,14 +145,20 @@ class Connection:
 
     def failed(self, endpoint: Endpoint) -> None:
         """Ask the next server from now on, unless that was done meanwhile."""
-        if endpoint is self.endpoint and len(self._endpoints) > 1:
-            self._current = (self._current + 1) % len(self._endpoints)
+        if endpoint is not self.endpoint or len(self._endpoints) == 1:
+            return
+        self._current = (self._current + 1) % len(self._endpoints)
+        now = self._clock.monotonic()
+        if now - self._told_at >= _TOLD_EACH:
+            self._told_at = now
             logger.warning(
                 "%s: %s does not answer, going on with %s",
                 self.settings.text,
                 endpoint.text,
                 self.endpoint.text,
             )
+        for moved in self.on_move:
+            moved()
 
     async def reach(self, endpoint: Endpoint, timeout: float) -> None:
         """Return when *endpoint* is connected; raises BackendUnavailable after *timeout*."""
@@ -164,7 +180,7 @@ class Connection:
             if not endpoint.is_connected:
                 await self.reach(endpoint, left)
             return await endpoint.calls[name](
-                request, timeout=min(left, _TRY), metadata=self._metadata
+                request, timeout=min(left, TRY), metadata=self._metadata
             )
         except AioRpcError as error:
             raise translated(error, endpoint.text) from error

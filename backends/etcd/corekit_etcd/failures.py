@@ -49,7 +49,6 @@ _BY_TEXT: tuple[tuple[str, type[BackendError]], ...] = (
     ("no leader", BackendUnavailable),
     ("not leader", BackendUnavailable),
     ("too many requests", BackendUnavailable),
-    ("failed to connect to all addresses", BackendUnavailable),
 )
 
 _BY_CODE: dict[StatusCode, type[BackendError]] = {

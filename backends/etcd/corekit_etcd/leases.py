@@ -17,6 +17,7 @@ from corekit.errors import BackendError, BackendRefused, BackendUnavailable
 from corekit.tasks import TaskOwner
 
 from .client import Client
+from .connection import TRY
 from .driver import Call, Endpoint, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest
 from .failures import LeaseExists, LeaseGone
 from .stream import Stream
@@ -150,14 +151,18 @@ class Leases:
 
     async def refreshed(self, lease: Lease, timeout: float) -> bool:
         """Refresh *lease*; return whether it lasts. Raises BackendUnavailable after *timeout*."""
-        try:
-            async with asyncio.timeout(timeout):
-                await asyncio.shield(self.refresh(lease))
-        except TimeoutError:
-            self._refreshing.pop(lease.id, None)
-            raise BackendUnavailable(
-                f"{self._client.settings.text}: a lease could not be refreshed in {timeout:g} s"
-            ) from None
+        deadline = self._clock.monotonic() + timeout
+        done = self.refresh(lease)
+        while not done.done():
+            left = deadline - self._clock.monotonic()
+            if left <= 0:
+                self._refreshing.pop(lease.id, None)
+                raise BackendUnavailable(
+                    f"{self._client.settings.text}: a lease was not refreshed in {timeout:g} s"
+                )
+            if not (await asyncio.wait([done], timeout=min(left, TRY)))[0]:
+                self._stream.unanswered()
+        done.result()
         return not lease.lost
 
     async def revoke(self, lease: Lease) -> None:
@@ -229,6 +234,8 @@ class Leases:
             for lease in (*self._kept, *chain.from_iterable(self._spares.values())):
                 if now - lease.refreshed > lease.ttl / 3:
                     self.refresh(lease)
+            if any(now - each.sent > TRY for each in self._refreshing.values()):
+                self._stream.unanswered()
 
 
 def whole(seconds: float) -> int:

@@ -32,6 +32,9 @@ from .watch import Watches
 #: How long `close` may take to give back what is held, in seconds.
 _CLOSING = 2.0
 
+#: The number of held names from which on those whose time is over are looked for.
+_FEW = 64
+
 #: Reads the youngest keys first.
 _NEWEST: dict[str, Any] = {
     "sort_order": RangeRequest.DESCEND,
@@ -110,6 +113,7 @@ class Lock:
         self._watches = Watches(self._client)
         self._members = Members(self._client, self._watches, self._root)
         self._held: set[Place] = set()
+        self._sweep_at = _FEW
 
     def __repr__(self) -> str:
         return f"<Lock {self._client!r} held={len(self._held)}>"
@@ -153,13 +157,21 @@ class Lock:
             self._leases.revoke_later(lease)
             raise
         if since is not None:
-            self._held.add(place)
+            self._hold(place)
             return Grant(name, place.created, ttl, since, place)
         if place.created:
             self._leases.revoke_later(lease)
         else:
             self._leases.give_back(lease)
         return None
+
+    def _hold(self, place: Place) -> None:
+        self._held.add(place)
+        if len(self._held) > self._sweep_at:
+            # Whose time is over is nobody's business any more, and nobody comes to say so.
+            now = self._now()
+            self._held = {each for each in self._held if each.lease.ends > now}
+            self._sweep_at = max(_FEW, 2 * len(self._held))
 
     async def _enter(self, place: Place, *, waits: bool) -> float | None:
         """Create the key if the name is free, or else if *waits*; return since when it is owned."""

@@ -54,6 +54,7 @@ class Stream:
         self._outbox: asyncio.Queue[Any] | None = None
         self._call: Any = None
         self._token_expired = False
+        self._endpoint: Endpoint | None = None
 
     def __repr__(self) -> str:
         return f"<Stream {self._name} {'open' if self._outbox is not None else 'not open'}>"
@@ -68,6 +69,15 @@ class Stream:
     def renew_login(self) -> None:
         """Break the stream, so that it is opened anew with another token."""
         self._token_expired = True
+        if self._call is not None:
+            self._call.cancel()
+
+    def unanswered(self) -> None:
+        """Take note that the server does not answer; another one is asked, if there is one."""
+        if self._endpoint is not None:
+            self._client.connection.failed(self._endpoint)
+
+    def _moved(self) -> None:
         if self._call is not None:
             self._call.cancel()
 
@@ -103,7 +113,8 @@ class Stream:
             await connection.reach(endpoint, connection.settings.timeout)
         outbox: asyncio.Queue[Any] = asyncio.Queue()
         call = self._method(endpoint)(_each(outbox), metadata=connection.metadata)
-        self._outbox, self._call = outbox, call
+        self._outbox, self._call, self._endpoint = outbox, call, endpoint
+        connection.on_move.add(self._moved)
         self._user.opened()
         try:
             async for response in call:
@@ -116,7 +127,8 @@ class Stream:
             if task is None or task.cancelling():
                 raise
         finally:
-            self._outbox = self._call = None
+            connection.on_move.discard(self._moved)
+            self._outbox = self._call = self._endpoint = None
             call.cancel()
 
     async def _log_in_again(self, connection: Connection) -> None:

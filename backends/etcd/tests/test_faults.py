@@ -128,6 +128,28 @@ async def test_a_node_hangs(etcd_cluster: Etcd) -> None:
             node.resume()
 
 
+async def test_a_node_hangs_while_a_lock_is_waited_for(etcd_cluster: Etcd) -> None:
+    """A waiter whose server falls silent soon hears from another one that it is its turn."""
+    async with locks(etcd_cluster.url, 2) as (a, b):
+        leading = await leader(etcd_cluster)
+        silent = next(node for node in etcd_cluster.nodes if node is not leading)
+        for adapter, node in ((a, leading), (b, silent)):
+            connection = adapter._client.connection
+            while connection.endpoint.text != node.address:
+                connection.failed(connection.endpoint)
+        held = await taken(a, "a", 30)
+        waiting = asyncio.create_task(taken(b, "a", 2, None))
+        await eventually(lambda: b._watches._watches)
+        silent.pause()
+        try:
+            await a.release(held)
+            # It is noticed because the place is refreshed after a third of its time.
+            async with asyncio.timeout(6):
+                await waiting
+        finally:
+            silent.resume()
+
+
 @pytest.mark.parametrize("fixture", ["etcd", "etcd_cluster"])
 async def test_every_node_hangs_past_the_ttl(fixture: str, request: pytest.FixtureRequest) -> None:
     """The holder knows in time that it lost the lock; the next one's token is greater."""

@@ -117,6 +117,15 @@ async def test_nothing_stays(etcd: Etcd) -> None:
         assert not (await bare.kv.get(b"\0", range_end=b"\0")).kvs
 
 
+async def test_abandoned_grants_are_forgotten(etcd: Etcd) -> None:
+    """Grants that ended by their time, without a release, do not pile up."""
+    async with lock_of(etcd) as adapter:
+        for number in range(150):
+            grant = await taken(adapter, f"{number}", 2)
+            grant.owner.lease.refreshed -= 10
+        assert len(adapter._held) <= 65
+
+
 async def test_a_waiter_that_lost_its_place(etcd: Etcd) -> None:
     """A waiter whose key has gone (its process was paused) queues again, and is served."""
     async with (
