@@ -94,13 +94,13 @@ class App:
         from .plugins import discover
 
         self._discovery = discover({"corekit": memory})
-        self._registry = self._discovery.adapters()
+        self._adapter_registry = self._discovery.adapters()
         context = ManagerContext(
             app=self.name,
             instance_id=self.instance_id,
             clock=clock,
             serializer=Serializer(
-                self._registry.extensions,
+                self._adapter_registry.extensions,
                 max_size=whole("max_message", max_message, least=1024),
             ),
             after_commit=AfterCommit(self._discovery.bridges()),
@@ -113,7 +113,7 @@ class App:
         self.sync_message_manager = SyncMessageManager(self.pub_sub_manager)
         self.event_queue = EventQueue(context, self._mode.consumes)
         self.lock_manager = LockManager(context)
-        self._registered = InstanceRegistry(context, self.lock_manager, metadata)
+        self._instance_registry = InstanceRegistry(context, self.lock_manager, metadata)
         self._plugins = attached(plugins, self._discovery.plugins(), self)
         self._gate = Gate(f"app {self.name!r}")
         self._starting: asyncio.Task[None] | None = None
@@ -183,7 +183,7 @@ class App:
         joins and leaves. An instance that dies disappears within 15 seconds. Raises
         ConfigurationError, when used, if the backend of the locks cannot keep members.
         """
-        return self._registered.instances()
+        return self._instance_registry.instances()
 
     async def start(self) -> None:
         """Open everything: all `before_load`, connect, all `load`, then the queue consumes.
@@ -272,10 +272,10 @@ class App:
             runner.run(self._serve())
 
     async def _serve(self) -> None:
-        asked = asyncio.Event()
+        signalled = asyncio.Event()
 
         def end() -> None:
-            asked.set()
+            signalled.set()
             self._end.set()
             if self._starting is not None:
                 self._starting.cancel()
@@ -283,11 +283,11 @@ class App:
         with first_signal(end):
             try:
                 async with self:
-                    if not asked.is_set():
+                    if not signalled.is_set():
                         await self._end.wait()
             except NotOpenError:
                 # Stopped by a signal before it had started.
-                if not asked.is_set():
+                if not signalled.is_set():
                     raise
 
     def _store(self, url: str) -> CacheAdapter:
@@ -300,7 +300,7 @@ class App:
 
         return build_adapter(
             self._discovery,
-            self._registry,
+            self._adapter_registry,
             component,
             url or self._urls[component],
             self._adapter_context,
@@ -346,8 +346,8 @@ class App:
                 )
                 raise
             self._closers.append((component, manager.close))
-        await self._registered.open()
-        self._closers.append(("instances", self._registered.close))
+        await self._instance_registry.open()
+        self._closers.append(("instances", self._instance_registry.close))
         for plugin in self._plugins.values():
             await plugin.load()
             self._closers.append((f"plugin {plugin.name}", plugin.before_stop))

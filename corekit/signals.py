@@ -14,8 +14,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
-def first_signal(asked: Callable[[], None]) -> Iterator[None]:
-    """Call *asked* in the running loop at the first signal that comes while the block runs.
+def first_signal(callback: Callable[[], None]) -> Iterator[None]:
+    """Call *callback* in the running loop at the first signal that comes while the block runs.
 
     A second one has its ordinary effect: the process ends at once. For the main thread only.
     """
@@ -28,7 +28,7 @@ def first_signal(asked: Callable[[], None]) -> Iterator[None]:
     def take(number: signal.Signals) -> None:
         logger.info("%s: stopping", number.name)
         release()
-        asked()
+        callback()
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, take, number)

@@ -20,9 +20,12 @@ from .subscription import Handler, Options, Subscription
 
 logger = logging.getLogger("corekit.pub_sub")
 
-#: Seconds that handlers which run at close may go on, and then have to end when cancelled.
+#: How long running handlers, and messages whose transaction has committed, may go on at close, in
+#: seconds.
 _GRACE = 5.0
-_LAST_WORDS = 1.0
+
+#: How long cancelled handlers may take to end, in seconds.
+_CLEAN_UP = 1.0
 
 #: Beyond so many names, those without subscribers are forgotten.
 _MANY = 10_000
@@ -91,7 +94,7 @@ class Channels:
             self._adapter = None
             self._tasks.cancel()
             try:
-                if not await self._tasks.wait(_LAST_WORDS):
+                if not await self._tasks.wait(_CLEAN_UP):
                     logger.error("%r: handlers go on although they were cancelled", self._tasks)
             finally:
                 await adapter.close()

@@ -49,10 +49,10 @@ _NOW = 0.0
 _MOST_NAMES = 4096
 
 #: How long `close` waits for messages whose transaction has committed, in seconds.
-_LAST_SENDS = 5.0
+_GRACE = 5.0
 
 #: How long cancelled tasks may take to end, in seconds.
-_LAST_WORDS = 1.0
+_CLEAN_UP = 1.0
 
 
 class EventQueue:
@@ -155,14 +155,14 @@ class EventQueue:
         try:
             await self.drain(0)
             # Until then the gate is open: the outbox still publishes.
-            await self._tasks.wait(_LAST_SENDS)
+            await self._tasks.wait(_GRACE)
         finally:
             self._gate.close()
             self._consuming = False
             self._adapter = None
             self._tasks.cancel()
             try:
-                await self._tasks.wait(_LAST_WORDS)
+                await self._tasks.wait(_CLEAN_UP)
             finally:
                 self._workers.clear()
                 self._retiring.clear()
@@ -359,7 +359,7 @@ class EventQueue:
 
     def _consume(self, subscription: Subscription) -> None:
         if self._consumes(subscription.topic):
-            self._workers[subscription.name] = Worker(
+            self._workers[subscription.full_name] = Worker(
                 subscription, self._context, self._open_adapter()
             )
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 _DAY = 86400.0
 
 #: How long work under a lock may go on when the App stops, before others get the lock, in seconds.
-_UNWINDING = 1.0
+_CLEAN_UP = 1.0
 
 
 class LockManager:
@@ -79,7 +79,7 @@ class LockManager:
         session, self._session = self._session, None
         if session is not None:
             self._gate.close()
-            await session.close("the App was stopped", _UNWINDING)
+            await session.close("the App was stopped", _CLEAN_UP)
 
     async def acquire(
         self, key: str, ttl: float | timedelta = 10, *, wait: float | timedelta | None = None

@@ -20,10 +20,10 @@ _WEIGHT = 0.2
 _TRANSIT = 1.0
 
 
-class Prefetch:
+class PrefetchCount:
     """Follows how long handlers take, and says how many messages to hold ready.
 
-    Handlers of microseconds need a stock that outlasts the way to the backend and back; those of
+    Handlers of microseconds need a buffer that outlasts the way to the backend and back; those of
     seconds need none, and what they held would be kept from other instances. Nothing is held ready
     before the first measurement.
     """
@@ -37,7 +37,7 @@ class Prefetch:
         self.ahead = 0
 
     def __repr__(self) -> str:
-        return f"<Prefetch ahead={self.ahead} mean={self._mean}>"
+        return f"<PrefetchCount ahead={self.ahead} mean={self._mean}>"
 
     def measured(self, seconds: float) -> None:
         """Take note that a handler took *seconds*."""
@@ -56,7 +56,7 @@ class Prefetch:
         self.ahead = 0
 
 
-class Stock:
+class PrefetchBuffer:
     """The messages that a consumer delivered and nobody has started yet, and the credit for more.
 
     With *in_order* it makes sure that what is given back is handled before what came after it:
@@ -76,7 +76,7 @@ class Stock:
         self._returned: str | None = None
 
     def __repr__(self) -> str:
-        return f"<Stock held={len(self._held)} credit={self._credit}>"
+        return f"<PrefetchBuffer held={len(self._held)} credit={self._credit}>"
 
     def __len__(self) -> int:
         return len(self._held)
@@ -95,7 +95,7 @@ class Stock:
     def fill(self, wanted: int) -> None:
         """Ask for so many messages that *wanted* are held or to come.
 
-        Half a stock is no reason to ask: credit is best granted by the dozen.
+        Half a buffer is no reason to ask: credit is best granted by the dozen.
         """
         missing = wanted - len(self._held) - self._credit
         if missing > 0 and missing * 2 >= wanted:

@@ -19,7 +19,7 @@ from .delivery import Process
 from .handler_context import enter_handler
 from .handling import Handling, Run, Stage
 from .log_limit import LogLimit
-from .prefetch import MOST, Prefetch, Stock
+from .prefetch import MOST, PrefetchCount, PrefetchBuffer
 
 logger = logging.getLogger("corekit.event_queue")
 
@@ -51,8 +51,7 @@ class Subscription:
     """What `EventQueue.subscribe` was told."""
 
     channel: str
-    name: str
-    """The channel's full name."""
+    full_name: str
 
     process: Process
     concurrency: int
@@ -71,7 +70,7 @@ class Worker:
     def __init__(
         self, subscription: Subscription, context: ManagerContext, adapter: EventQueueAdapter
     ) -> None:
-        self._name = subscription.name
+        self._full_name = subscription.full_name
         self._channel = subscription.channel
         self._idle = subscription.idle
         self._now = context.clock.monotonic
@@ -81,12 +80,12 @@ class Worker:
         self._context.run(enter_handler, context.instance_id)
         self._tasks = TaskOwner(f"event queue {subscription.channel!r}")
 
-        self._consumer = adapter.consume(subscription.name, self)
+        self._consumer = adapter.consume(subscription.full_name, self)
         self._handling = Handling(
             subscription.channel, subscription.process, context, self._consumer
         )
-        self._prefetch = Prefetch(self._slots)
-        self._stock = Stock(self._consumer, self._now, in_order=self._slots == 1)
+        self._prefetch_count = PrefetchCount(self._slots)
+        self._buffer = PrefetchBuffer(self._consumer, self._now, in_order=self._slots == 1)
         self._taking = True
         #: Whether `idle` said no when it was asked last.
         self._paused = False
@@ -115,18 +114,18 @@ class Worker:
     def __repr__(self) -> str:
         state = "stopped" if not self._taking else "paused" if self._paused else "taking"
         return (
-            f"<Worker {self._name!r} {state} running={len(self._running)} "
-            f"abandoned={len(self._abandoned)} {self._stock!r}>"
+            f"<Worker {self._full_name!r} {state} running={len(self._running)} "
+            f"abandoned={len(self._abandoned)} {self._buffer!r}>"
         )
 
     # What the adapter calls.
 
     def deliveries(self, batch: Sequence[Delivery]) -> None:
-        self._stock.add(batch)
+        self._buffer.add(batch)
         if self._taking:
             self._go_on()
         else:
-            self._stock.give_back()
+            self._buffer.give_back()
 
     def expired(self, delivery: Delivery) -> None:
         logger.warning(
@@ -152,12 +151,12 @@ class Worker:
             # The loop is first in, first out: this comes right after the tasks' first steps.
             self._loop.call_soon(self._stepped)
         if self._paused:
-            self._stock.give_back()
+            self._buffer.give_back()
             self._look_within(_IDLE_INTERVAL)
             return
-        ahead = self._prefetch.ahead if self._idle is None else 0
-        self._stock.fill(min(self._slots - len(self._running), MOST) + ahead)
-        if self._stock:
+        ahead = self._prefetch_count.ahead if self._idle is None else 0
+        self._buffer.fill(min(self._slots - len(self._running), MOST) + ahead)
+        if self._buffer:
             self._look_within(_LOOK)
 
     def _next(self) -> Delivery | None:
@@ -165,7 +164,7 @@ class Worker:
             self._paused = not self._asked_idle(self._idle)
             if self._paused:
                 return None
-        delivery = self._stock.next()
+        delivery = self._buffer.next()
         if delivery is not None:
             self._started += 1
         return delivery
@@ -198,14 +197,14 @@ class Worker:
         for run in self._newest:
             if run.task.done():
                 # Ended, unless it was cancelled before it had begun: then it is still here.
-                self._never_began(run)
+                self._release_unstarted(run)
             else:
                 self._suspending = run.suspended = True
                 self._wake_at(run.deadline)
         self._newest.clear()
         self._go_on()
 
-    def _never_began(self, run: Run) -> None:
+    def _release_unstarted(self, run: Run) -> None:
         if run in self._running:
             self._consumer.release(run.delivery, started=False)
             self._ended(run)
@@ -218,7 +217,7 @@ class Worker:
             while delivery is not None:
                 await self._handling.handle(run, delivery, started)
                 ended = self._now()
-                self._prefetch.measured(ended - started)
+                self._prefetch_count.measured(ended - started)
                 if run.suspended or ended - began > _BURST or self._left_traces(run):
                     break
                 started = ended
@@ -263,7 +262,7 @@ class Worker:
 
     def _look_within(self, seconds: float) -> None:
         if self._look_at == math.inf:
-            self._held_to = self._started + len(self._stock)
+            self._held_to = self._started + len(self._buffer)
             self._look_at = self._now() + seconds
             self._wake_at(self._look_at)
 
@@ -293,8 +292,8 @@ class Worker:
     def _look(self) -> None:
         """Give everything back if something waits too long; ask `idle` again if it said no."""
         if not self._paused and self._started < self._held_to:
-            self._prefetch.stalled()
-            self._stock.give_back()
+            self._prefetch_count.stalled()
+            self._buffer.give_back()
         self._go_on()
 
     def _overdue(self, run: Run, now: float) -> None:
@@ -328,7 +327,7 @@ class Worker:
     def cease(self) -> None:
         """Take no more messages, and give back those that were not started."""
         self._taking = False
-        self._stock.give_back()
+        self._buffer.give_back()
 
     async def retire(self) -> None:
         """Let running handlers end, then close the consumer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from corekit.managers.prefetch import MOST, Prefetch
+from corekit.managers.prefetch import MOST, PrefetchCount
 from corekit.testing import eventually
 
 
@@ -30,7 +30,7 @@ def handler(seconds, seen):
 
 def test_how_many_are_held_ready():
     """None before the first measurement, many for quick handlers, none for slow ones."""
-    prefetch = Prefetch(1)
+    prefetch = PrefetchCount(1)
     assert prefetch.ahead == 0
     prefetch.measured(0.00001)
     assert prefetch.ahead == MOST
