@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,8 +23,8 @@ from .contracts import Workload
 from .measure import planned
 from .peers import PEERS
 from .report import page, speed_table, table
-from .results import CaseResult, Results
-from .run import Plan, run
+from .results import Results
+from .run import Plan, Run
 from .settings import Settings
 from .subjects import COMPONENTS, chosen_subjects, peer_subjects
 from .workloads import WORKLOADS, matching
@@ -134,9 +135,7 @@ def bench(
             results = _loaded(read_file)
             table.show(results, console)
         else:
-            results = _measured(_plan(**choices), data, console)
-        if json_file is not None:
-            results.save(json_file)
+            results = _measured(_plan(**choices), data, json_file, console)
         if html_file is not None:
             html_file.write_text(page.html(results), encoding="utf-8")
 
@@ -208,7 +207,8 @@ def _scales(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
     return scales
 
 
-def _measured(plan: Plan, data: Path | None, console: Console) -> Results:
+def _measured(plan: Plan, data: Path | None, json_file: Path | None, console: Console) -> Results:
+    """Run *plan*; *json_file* has after each case what was found so far, should it be stopped."""
     if not plan.size:
         raise click.ClickException("nothing that was named offers what these workloads need")
     progress = Progress(
@@ -219,19 +219,31 @@ def _measured(plan: Plan, data: Path | None, console: Console) -> Results:
         console=console,
         transient=True,
     )
-    with _directory(data) as directory, progress:
+    with _ended_by_sigterm(), _directory(data) as directory, progress:
         task = progress.add_task("", total=plan.size)
 
         def told(what: str, *, done: int = 0) -> None:
             progress.update(task, description=what, advance=done)
 
-        def found(case: CaseResult) -> None:
-            console.print(table.case_table(case))
+        def found(results: Results) -> None:
+            console.print(table.case_table(results.cases[-1]))
+            if json_file is not None:
+                results.save(json_file)
 
-        results = run(plan, directory, told, found)
+        results = Run(plan, directory, told, found).measure()
     for name, reason in results.not_measured.items():
         console.print(f"not measured: {name}: {reason}", style="yellow", markup=False)
     return results
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the run as an error does: no server and no directory outlives it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

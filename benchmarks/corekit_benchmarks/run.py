@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from .machine import machine, versions
 from .measure import Case, Told, measure
 from .peers import load_peer
-from .results import CaseResult, Results
+from .results import Results
 from .servers import Server, ServerMissing, running
 from .settings import Settings
 from .subjects import COMPONENTS, Subject
@@ -48,71 +47,75 @@ class Plan:
         )
 
 
-def run(
-    plan: Plan,
-    directory: Path,
-    told: Told,
-    found: Callable[[CaseResult], Any],
-) -> Results:
-    """Measure everything; *directory* takes the servers' data and the processes' logs.
+class Run:
+    """One run of *plan*; *directory* takes the servers' data and the processes' logs.
 
-    *told* hears of what comes, *found* takes each case when it is done.
+    *told* hears of what comes; *found* is called after each case, with the results so far.
     """
-    began, begun = time.monotonic(), datetime.now(UTC).isoformat(timespec="seconds")
-    peers = {subject.peer for subject in plan.subjects if subject.peer}
-    results = Results(
-        command=plan.command,
-        begun=begun,
-        seconds=0,
-        repeat=plan.repeat,
-        settings=dataclasses.asdict(plan.settings),
-        machine=machine(directory),
-        versions=versions(
-            [
-                *_OWN_DISTRIBUTIONS,
-                *(name for peer in peers for name in load_peer(peer).distributions),
+
+    def __init__(
+        self, plan: Plan, directory: Path, told: Told, found: Callable[[Results], None]
+    ) -> None:
+        self._plan = plan
+        self._directory = directory
+        self._told = told
+        self._found = found
+        self._began = time.monotonic()
+        peers = {subject.peer for subject in plan.subjects if subject.peer}
+        theirs = [name for peer in peers for name in load_peer(peer).distributions]
+        self.results = Results(
+            command=plan.command,
+            begun=datetime.now(UTC).isoformat(timespec="seconds"),
+            seconds=0,
+            repeat=plan.repeat,
+            settings=dataclasses.asdict(plan.settings),
+            machine=machine(directory),
+            versions=versions([*_OWN_DISTRIBUTIONS, *theirs]),
+            servers={},
+            cases=[],
+            not_measured=dict(plan.not_measured),
+        )
+
+    def __repr__(self) -> str:
+        return f"<Run {len(self.results.cases)} of {len(self._plan.cases)} cases>"
+
+    def measure(self) -> Results:
+        """Measure everything, one component after the other, and return what was found."""
+        for component in (*COMPONENTS, None):
+            cases = [
+                case for case in self._plan.cases if case.workload.about.component == component
             ]
-        ),
-        servers={},
-        cases=[],
-        not_measured=dict(plan.not_measured),
-    )
-    for component in (*COMPONENTS, None):
-        cases = [case for case in plan.cases if case.workload.about.component == component]
-        if cases:
-            _run_cases(plan, cases, directory, results, told, found)
-    results.seconds = time.monotonic() - began
-    return results
+            if cases:
+                self._measure(cases, cases[0].subjects(self._plan.subjects))
+        return self.results
 
+    def _measure(self, cases: Sequence[Case], subjects: Sequence[Subject]) -> None:
+        with ExitStack() as stack:
+            servers = self._start({subject.server for subject in subjects}, stack)
+            served = [
+                _served(subject, servers)
+                for subject in subjects
+                if subject.server is None or subject.server in servers
+            ]
+            for case in cases:
+                repeat = self._plan.repetitions(case)
+                result = asyncio.run(measure(case, served, repeat, self._directory, self._told))
+                self.results.cases.append(result)
+                self.results.seconds = time.monotonic() - self._began
+                self._found(self.results)
 
-def _run_cases(
-    plan: Plan,
-    cases: Sequence[Case],
-    directory: Path,
-    results: Results,
-    told: Told,
-    found: Callable[[CaseResult], Any],
-) -> None:
-    """Run *cases*, which are all about the same component."""
-    wanted = cases[0].subjects(plan.subjects)
-    with ExitStack() as stack:
-        servers: dict[str, Server] = {}
-        for name in dict.fromkeys(subject.server for subject in wanted if subject.server):
-            told(f"starting {name}")
+    def _start(self, names: Iterable[str | None], stack: ExitStack) -> dict[str, Server]:
+        servers = {}
+        for name in sorted(filter(None, names)):
+            self._told(f"starting {name}")
             try:
-                servers[name] = stack.enter_context(running(name, directory))
+                server = stack.enter_context(running(name, self._directory))
             except ServerMissing as missing:
-                results.not_measured[f"server {name}"] = str(missing)
-        results.servers.update({name: server.description for name, server in servers.items()})
-        subjects = [
-            _served(subject, servers)
-            for subject in wanted
-            if subject.server is None or subject.server in servers
-        ]
-        for case in cases:
-            result = asyncio.run(measure(case, subjects, plan.repetitions(case), directory, told))
-            results.cases.append(result)
-            found(result)
+                self.results.not_measured[f"server {name}"] = str(missing)
+            else:
+                servers[name] = server
+                self.results.servers[name] = server.description
+        return servers
 
 
 def _served(subject: Subject, servers: dict[str, Server]) -> Subject:

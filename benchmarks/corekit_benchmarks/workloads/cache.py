@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import random
 
-import psutil
-
 from ..contracts import MEDIAN, P99, RATE, About, CacheClient, Figure, Link, Sample, Stage, Workload
 from ..settings import Settings
+from . import growth
 from .load import ClientWorkload, Operations, now
 
 _HOUR = 3600
@@ -150,39 +148,22 @@ class Churn:
         "cache.churn",
         "cache",
         f"memory left by {_CHURN} x {{keys}} keys that lived {_SHORT} s, after as many before them",
-        (Figure("growth", "B", "less"), Figure("growth of the server", "B", "less")),
+        growth.FIGURES,
     )
 
     async def run(self, stage: Stage) -> Sample:
-        client = await stage.start("client")
-        await client.receive()
-        before = stage.server_memory()
-        client.send(go=True)
-        figures: dict[str, float] = await client.receive()
-        after = stage.server_memory()
-        if before is not None and after is not None:
-            figures["growth of the server"] = after - before
-        return Sample(figures)
+        return await growth.direct(stage)
 
     async def client(self, cache: CacheClient, link: Link, settings: Settings) -> None:
         """Set all keys, twice."""
-        value, count = bytes(settings.payload), _CHURN * settings.keys
-
-        async def some(numbers: range) -> None:
-            for number in numbers:
-                await cache.set(f"key {number}", value, _SHORT)
-
-        async def churn(first: int) -> int:
-            last, step = first + count, settings.in_flight
-            await asyncio.gather(*(some(range(first + at, last, step)) for at in range(step)))
-            await asyncio.sleep(2 * _SHORT)
-            gc.collect()
-            return int(psutil.Process().memory_info().rss)
-
-        before = await churn(0)
-        link.send(ready=True)
-        await link.receive()
-        link.send(growth=await churn(count) - before)
+        value = bytes(settings.payload)
+        await growth.use_twice(
+            link,
+            settings,
+            _CHURN * settings.keys,
+            lambda number: cache.set(f"key {number}", value, _SHORT),
+            rest=2 * _SHORT,
+        )
 
 
 _FLIGHT = "{payload} B, {in_flight} in flight"
@@ -215,7 +196,7 @@ WORKLOADS: tuple[Workload, ...] = (
         About(
             "cache.mixed",
             "cache",
-            f"{{read_share}} reads among writes, {{keys}} keys, {{processes}} processes, {_FLIGHT}",
+            f"a share of {{read_share}} reads, {{keys}} keys, {_FLIGHT}, processes: {{processes}}",
             (RATE, MEDIAN, P99),
             scales={"in_flight": (1, 4, 16, 64, 256)},
         ),

@@ -45,7 +45,8 @@ class Throughput:
     about = About(
         "queue.throughput",
         "event_queue",
-        "publish to acknowledged, {payload} B, {in_flight} in flight, {processes} processes a side",
+        "publish to acknowledged, {payload} B, {in_flight} in flight; "
+        "producer and consumer processes: {processes} each",
         (RATE, LOST),
         roles=_ROLES,
         scales={"in_flight": (1, 8, 64, 256), "payload": (64, 1024, 16_384)},

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 from collections.abc import Awaitable, Callable
 
-import psutil
-
 from ..contracts import MEDIAN, P99, RATE, About, Figure, Link, LockClient, Sample, Stage, Workload
 from ..settings import Settings
+from . import growth
 from .load import ClientWorkload, Operations, now, thinned
 
 #: How many keys are used up for each of `keys`.
@@ -100,38 +98,16 @@ class Churn:
         "lock.churn",
         "lock",
         f"memory left by {_CHURN} x {{keys}} keys that were locked once, after as many before them",
-        (Figure("growth", "B", "less"), Figure("growth of the server", "B", "less")),
+        growth.FIGURES,
     )
 
     async def run(self, stage: Stage) -> Sample:
-        client = await stage.start("client")
-        await client.receive()
-        before = stage.server_memory()
-        client.send(go=True)
-        figures: dict[str, float] = await client.receive()
-        after = stage.server_memory()
-        if before is not None and after is not None:
-            figures["growth of the server"] = after - before
-        return Sample(figures)
+        return await growth.direct(stage)
 
     async def client(self, lock: LockClient, link: Link, settings: Settings) -> None:
         """Lock all keys, twice."""
         count = _CHURN * settings.keys
-
-        async def some(numbers: range) -> None:
-            for number in numbers:
-                await lock.turns(f"key {number}", 1)
-
-        async def churn(first: int) -> int:
-            last, step = first + count, settings.in_flight
-            await asyncio.gather(*(some(range(first + at, last, step)) for at in range(step)))
-            gc.collect()
-            return int(psutil.Process().memory_info().rss)
-
-        before = await churn(0)
-        link.send(ready=True)
-        await link.receive()
-        link.send(growth=await churn(count) - before)
+        await growth.use_twice(link, settings, count, lambda number: lock.turns(f"key {number}", 1))
 
 
 WORKLOADS: tuple[Workload, ...] = (

@@ -92,7 +92,7 @@ WORKLOADS: tuple[Workload, ...] = (
         About(
             "pub_sub.throughput",
             "pub_sub",
-            "one subscriber process, {payload} B, {in_flight} in flight in {processes} publishers",
+            "one subscriber process, {payload} B, {in_flight} in flight, publishers: {processes}",
             (RATE, LOST),
             roles=_ROLES,
             scales={"payload": (64, 1024, 16_384), "in_flight": (1, 8, 64)},
