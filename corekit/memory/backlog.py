@@ -56,13 +56,13 @@ class Channel:
 
     __slots__ = (
         "alive",
+        "consumers",
         "dead",
         "delayed",
         "in_flight",
         "name",
         "ready",
         "returned",
-        "takers",
         "waiting",
     )
 
@@ -76,14 +76,14 @@ class Channel:
         self.delayed = 0
         self.in_flight = 0
         self.dead: dict[str, Message] = {}
-        #: How many consumers there are; those that have credit wait, and take turns.
-        self.takers = 0
+        #: How many consumers there are; those with credit are `waiting`, and take turns.
+        self.consumers = 0
         self.waiting: deque[Taker] = deque()
 
     def __repr__(self) -> str:
         return (
             f"<Channel {self.name!r} ready={len(self)} delayed={self.delayed} "
-            f"in_flight={self.in_flight} dead={len(self.dead)} takers={self.takers}>"
+            f"in_flight={self.in_flight} dead={len(self.dead)} consumers={self.consumers}>"
         )
 
     def __len__(self) -> int:
@@ -92,7 +92,7 @@ class Channel:
     @property
     def empty(self) -> bool:
         """Whether nothing is in it and nobody consumes it."""
-        return not (self.takers or self.dead or self.alive)
+        return not (self.consumers or self.dead or self.alive)
 
     def put_back(self, message: Message) -> None:
         """Make *message* deliverable at its old place."""

@@ -56,18 +56,21 @@ class _Entries:
                 del self.slots[key]
 
 
-class _Hub:
+class CacheHub:
     """What all Apps on one `memory://NAME` share."""
 
     def __init__(self) -> None:
         self.spaces: dict[str, _Entries] = {}
         self.versions = count(1)
 
+    def __repr__(self) -> str:
+        return f"<CacheHub spaces={len(self.spaces)}>"
+
 
 class MemorySpace:
     """A space of a `MemoryCache`; nothing in it ever waits for anything but other threads."""
 
-    def __init__(self, name: str, hub: _Hub, clock: Clock, limit: int | None) -> None:
+    def __init__(self, name: str, hub: CacheHub, clock: Clock, limit: int | None) -> None:
         self._name = name
         self._versions = hub.versions
         self._entries = hub.spaces.setdefault(name, _Entries())
@@ -159,7 +162,7 @@ class MemoryCache:
         self._url = url
         self._max = url.whole("max", default=_MAX, least=1, most=10**12)
         self._clock = context.clock
-        self._hub = hub(url, context, _Hub)
+        self._hub = hub(url, context, CacheHub)
         self.guarantees = frozenset() if url.flag("copy") else frozenset({Guarantee.BY_REFERENCE})
 
     def __repr__(self) -> str:

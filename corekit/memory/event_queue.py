@@ -144,7 +144,7 @@ class MemoryConsumer:
             message.deaths += died and token not in waiting
             channel.put_back(message)
         channel.in_flight -= len(self._taken)
-        channel.takers -= 1
+        channel.consumers -= 1
         self._taken.clear()
         self._adapter.consumers.discard(self)
         channel.serve()
@@ -225,7 +225,7 @@ class MemoryEventQueue:
         self._check_open()
         with self.queues.lock:
             found = self.queues.channel(channel)
-            found.takers += 1
+            found.consumers += 1
             consumer = MemoryConsumer(self, found, receiver)
             self.consumers.add(consumer)
         return consumer

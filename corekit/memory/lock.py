@@ -11,7 +11,7 @@ from ..adapters import AdapterContext, Grant, Guarantee, LockAdapter, Member
 from ..config import BackendURL
 from ..errors import NotOpenError
 from .hub import OPTIONS, hub
-from .membership import Showcase
+from .membership import Announcements
 from .signal import Signal
 
 #: The number of held names from which on those whose time is over are looked for.
@@ -48,7 +48,7 @@ class LockHub:
         self._grants: dict[str, Grant] = {}
         #: Who waits for a name, in the order of arrival: a set from which any goes at once.
         self._queues: dict[str, OrderedDict[_Waiter, None]] = {}
-        self._showcase = Showcase()
+        self._announcements = Announcements()
         self._token = 0
         self._sweep_at = _FEW
 
@@ -111,8 +111,8 @@ class LockHub:
             extended = Grant(grant.name, grant.token, ttl, now, grant.owner)
             self._grants[grant.name] = extended
             self._alert(grant.name)
-            if grant.name in self._showcase.values:
-                self._showcase.touch(grant.name)
+            if grant.name in self._announcements.values:
+                self._announcements.touch(grant.name)
             return extended
 
     def release(self, grant: Grant, now: float) -> None:
@@ -122,7 +122,7 @@ class LockHub:
             held = self._grants.get(name)
             if held is None or held.token != grant.token:
                 return
-            if name in self._queues or name in self._showcase.values:
+            if name in self._queues or name in self._announcements.values:
                 self._pass_on(name, now)
             else:
                 del self._grants[name]
@@ -134,20 +134,21 @@ class LockHub:
                 if held.owner is adapter:
                     self._pass_on(name, now)
 
-    def show(self, grant: Grant, value: bytes, now: float) -> bool:
+    def announce(self, grant: Grant, value: bytes, now: float) -> bool:
         """Show *value* while the grant lasts; False if it has ended."""
         with self._mutex:
             held = self._grants.get(grant.name)
             if held is None or held.token != grant.token or held.since + held.ttl <= now:
                 return False
-            self._showcase.show(grant.name, value)
+            self._announcements.add(grant.name, value)
             return True
 
     def members(self, prefix: str, now: float) -> tuple[list[Member], float | None]:
         """Return what is shown under *prefix*, and when the first of it will end."""
         with self._mutex:
             shown = [
-                (self._grants[name], value) for name, value in self._showcase.under(prefix).items()
+                (self._grants[name], value)
+                for name, value in self._announcements.under(prefix).items()
             ]
         live = [(grant, value) for grant, value in shown if grant.since + grant.ttl > now]
         members = [Member(grant.name, grant.token, value) for grant, value in live]
@@ -157,12 +158,12 @@ class LockHub:
     def watch(self, prefix: str) -> Signal:
         """Return a signal that is woken by each change under *prefix*, until `unwatch`."""
         with self._mutex:
-            return self._showcase.watch(prefix)
+            return self._announcements.watch(prefix)
 
     def unwatch(self, watcher: Signal) -> None:
         """Wake *watcher* no more."""
         with self._mutex:
-            self._showcase.unwatch(watcher)
+            self._announcements.unwatch(watcher)
 
     def _end(self, name: str) -> float:
         held = self._grants[name]
@@ -170,8 +171,8 @@ class LockHub:
 
     def _pass_on(self, name: str, now: float) -> bool:
         """Give *name* to its longest waiter; False if there is none, and then it is free."""
-        if name in self._showcase.values:
-            self._showcase.hide(name)
+        if name in self._announcements.values:
+            self._announcements.remove(name)
         queue = self._queues.get(name)
         while queue:
             waiter, _ = queue.popitem(last=False)
@@ -256,7 +257,7 @@ class MemoryLock:
     async def announce(self, grant: Grant, value: bytes) -> bool:
         if self._closed:
             raise self._refusal()
-        return self._hub.show(grant, value, self._clock.monotonic())
+        return self._hub.announce(grant, value, self._clock.monotonic())
 
     async def members(self, prefix: str) -> list[Member]:
         if self._closed:

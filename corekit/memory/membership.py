@@ -1,4 +1,4 @@
-"""What holders of names show, inside one process."""
+"""What holders of names announce, inside one process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def covers(prefix: str, name: str) -> bool:
     return name.startswith(prefix) and (len(name) == len(prefix) or name[len(prefix)] == "/")
 
 
-class Showcase:
+class Announcements:
     """The values that are shown, by name, and who watches them. Guarded by the lock of its hub."""
 
     def __init__(self) -> None:
@@ -18,14 +18,14 @@ class Showcase:
         self._watchers: dict[Signal, str] = {}
 
     def __repr__(self) -> str:
-        return f"<Showcase values={len(self.values)} watchers={len(self._watchers)}>"
+        return f"<Announcements values={len(self.values)} watchers={len(self._watchers)}>"
 
-    def show(self, name: str, value: bytes) -> None:
+    def add(self, name: str, value: bytes) -> None:
         """Show *value* under *name*."""
         self.values[name] = value
         self.touch(name)
 
-    def hide(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Show nothing under *name* any more."""
         if self.values.pop(name, None) is not None:
             self.touch(name)

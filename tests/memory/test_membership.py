@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from corekit.memory.lock import LockHub, MemoryLock
-from corekit.memory.membership import Showcase, covers
+from corekit.memory.membership import Announcements, covers
 from corekit.memory.signal import Signal
 from corekit.testing import eventually
 from corekit.testing.contexts import make_context
@@ -41,7 +41,7 @@ async def test_nothing_is_kept():
         await anext(states)
         await adapter.release(grant)
     await states.aclose()
-    assert repr(hub._showcase) == "<Showcase values=0 watchers=0>"
+    assert repr(hub._announcements) == "<Announcements values=0 watchers=0>"
 
 
 async def test_abandoned_values_are_dropped(clock):
@@ -51,7 +51,7 @@ async def test_abandoned_values_are_dropped(clock):
     for number in range(1000):
         await adapter.announce(await adapter.acquire(f"a/{number}", 1, 0), b"")
         clock.jump(1)
-    assert len(hub._showcase.values) <= 64
+    assert len(hub._announcements.values) <= 64
 
 
 async def test_watching_from_another_thread():
@@ -78,15 +78,15 @@ async def test_watching_from_another_thread():
 
 async def test_a_watcher_whose_loop_was_closed_is_dropped():
     """A watcher that can never be woken again is forgotten."""
-    showcase = Showcase()
+    announcements = Announcements()
     kept = []
 
     async def watch():
-        kept.append(showcase.watch("a"))
+        kept.append(announcements.watch("a"))
 
     await asyncio.to_thread(asyncio.run, watch())
-    showcase.show("a", b"")
-    assert repr(showcase) == "<Showcase values=1 watchers=0>"
+    announcements.add("a", b"")
+    assert repr(announcements) == "<Announcements values=1 watchers=0>"
 
 
 async def test_a_signal_wakes_once(clock):
