@@ -46,8 +46,8 @@ class Entry:
         claim = "" if self.claim is None else f" claim={self.claim!r} until={self.claimed_until}"
         return f"<Entry expires={self.expires} stale_until={self.stale_until}{claim}>"
 
-    def claimed(self, claim: str, until: float) -> Entry:
-        """Return this entry with another claim."""
+    def claimed(self, claim: str | None, until: float) -> Entry:
+        """Return this entry with *claim*, which counts as alive until *until*."""
         return Entry(self.value, self.expires, self.stale_until, claim, until)
 
     def kept_until(self) -> float:

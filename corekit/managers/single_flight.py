@@ -69,7 +69,7 @@ class _Flight:
         "claim",
         "error",
         "key",
-        "owner",
+        "owns_claim",
         "task",
         "traceback",
         "value",
@@ -80,8 +80,8 @@ class _Flight:
         self.key = key
         #: The claim under which this flight stores; another instance's, if that came first.
         self.claim: str | None = None
-        #: Whether the claim is this flight's own.
-        self.owner = False
+        #: Whether the claim was made by this flight, which must then renew and release it.
+        self.owns_claim = False
         self.task: asyncio.Task[None]
         self.waiters = 0
         #: The loads that this one waits for at the moment.
@@ -287,7 +287,7 @@ class SingleFlight:
                 mine = (entry or Entry(None, PASSED)).claimed(claim, now + CLAIM_LIFETIME)
                 if await keyspace.swap(flight.key, mine, stored):
                     flight.claim = claim
-                    flight.owner = True
+                    flight.owns_claim = True
                     return None
             stored = await keyspace.space.get(flight.key)
 
@@ -309,11 +309,11 @@ class SingleFlight:
                 renewal.cancel()
 
     async def _renew(self, flight: _Flight) -> None:
-        while flight.owner:
+        while flight.owns_claim:
             extended = partial(_extended, until=self._keyspace.now() + CLAIM_LIFETIME)
             pause = CLAIM_LIFETIME / 3
             try:
-                if not await self._reclaim(flight, extended):
+                if not await self._update_claimed(flight, extended):
                     return
             except BackendError:
                 pause = _RETRY
@@ -323,7 +323,7 @@ class SingleFlight:
         expires = self._keyspace.now() + load.ttl
         loaded = Entry(value, expires, PASSED if load.stale is None else expires + load.stale)
         try:
-            await self._reclaim(flight, lambda _: loaded)
+            await self._update_claimed(flight, lambda _: loaded)
         except BackendError as error:
             # The value is there all the same: it is returned, and loaded again next time.
             logger.warning(
@@ -335,13 +335,13 @@ class SingleFlight:
 
     async def _release(self, flight: _Flight) -> None:
         """Let the next caller load without waiting for this claim to end by itself."""
-        if flight.owner:
-            flight.owner = False
+        if flight.owns_claim:
+            flight.owns_claim = False
             with suppress(CorekitError):
-                await self._reclaim(flight, lambda entry: _extended(entry, PASSED))
+                await self._update_claimed(flight, lambda entry: _extended(entry, PASSED))
 
-    async def _reclaim(self, flight: _Flight, change: Callable[[Entry], Entry]) -> bool:
-        """Change the entry under the flight's claim, if it is still there."""
+    async def _update_claimed(self, flight: _Flight, change: Callable[[Entry], Entry]) -> bool:
+        """Change the entry under the key if it still has the claim of *flight*; return whether."""
 
         def changed(entry: Entry | None) -> Entry | None:
             if entry is None or entry.claim is None or entry.claim != flight.claim:
@@ -362,7 +362,7 @@ def _is_claimed(entry: Entry, now: float) -> bool:
 
 
 def _extended(entry: Entry, until: float) -> Entry:
-    return Entry(entry.value, entry.expires, entry.stale_until, entry.claim, until)
+    return entry.claimed(entry.claim, until)
 
 
 async def _settled(result: Any | Awaitable[Any]) -> Any:

@@ -19,7 +19,7 @@ from .delivery import Process
 from .handler_context import enter_handler
 from .handling import Handling, Run, Stage
 from .log_limit import LogLimit
-from .prefetch import MOST, PrefetchCount, PrefetchBuffer
+from .prefetch import MOST, PrefetchBuffer, PrefetchCount
 
 logger = logging.getLogger("corekit.event_queue")
 
