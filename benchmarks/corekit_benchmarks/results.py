@@ -69,7 +69,7 @@ class Line:
         return (max(values) - min(values)) / 2 / abs(middle) if middle else None
 
     def ratio(self, figure: str, first: Line) -> float | None:
-        """Return the median of the ratios to *first* within each repetition.
+        """Return the median of the ratios to *first* within each repetition, None if there is none.
 
         What ran side by side is compared, so a slow moment of the machine cancels out.
         """
@@ -77,7 +77,7 @@ class Line:
         ratios = [
             mine.figures[figure] / other.figures[figure]
             for mine, other in pairs
-            if figure in mine.figures and other.figures.get(figure)
+            if mine.figures.get(figure, 0) > 0 and other.figures.get(figure, 0) > 0
         ]
         return statistics.median(ratios) if ratios else None
 

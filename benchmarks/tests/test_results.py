@@ -27,7 +27,7 @@ def test_one_repetition_has_no_spread() -> None:
 
 def test_ratios_are_taken_within_a_repetition() -> None:
     """A machine that is twice as slow for a while changes no ratio."""
-    first, other = line("a", 100, 50, 100), line("b", 200, 100, 200)
+    first, other = line("a", 100, 50, 20), line("b", 200, 100, 40)
     assert other.ratio("rate", first) == 2
     assert first.ratio("rate", first) == 1
 
@@ -37,6 +37,12 @@ def test_a_line_that_failed_halfway_is_compared_as_far_as_it_went() -> None:
     first, other = line("a", 100, 50, 100), line("b", 300)
     assert other.ratio("rate", first) == 3
     assert Line("c", "-", durable=False).ratio("rate", first) is None
+
+
+def test_what_may_be_below_zero_has_no_ratio() -> None:
+    """Memory that shrank is not minus two times anything."""
+    assert line("a", -100).ratio("rate", line("b", 50)) is None
+    assert line("a", 100).ratio("rate", line("b", 0)) is None
 
 
 @given(st.lists(st.floats(1e-9, 10), min_size=1))
