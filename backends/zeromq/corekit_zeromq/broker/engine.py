@@ -78,6 +78,10 @@ class Engine:
         self.complaints = RateLimit(logger)
         self._handlers = Handlers(self)
         self._acknowledge: dict[Session, None] = {}
+        self._untold: dict[Session, None] = {}
+        """Sessions that may not be told yet of all their frames."""
+        self.settling: set[Session] = set()
+        """Those of them that settled deliveries since the last commit."""
         self._strangers: dict[bytes, float] = {}
         self._kept_house_at = now
         self.closing = False
@@ -119,6 +123,7 @@ class Engine:
             self._tell_stranger(route)
             return
         session.received = number
+        self._untold[session] = None
         session.unanswered_frames += 1
         session.unanswered_bytes += len(data)
         if (
@@ -148,10 +153,21 @@ class Engine:
                     session.id, "session %s does not read: it is ended", session.name
                 )
                 self.end(session, died=True)
-        for session in self._acknowledge:
-            if session.route is not None and session not in self.sessions.ready:
-                self._say_nothing(session)
-        self._acknowledge.clear()
+
+    def tell(self, *, settled: bool) -> None:
+        """Let clients know what arrived, before the frames of a turn are sent.
+
+        *settled*: the journal has everything; otherwise all but the messages that were settled.
+        """
+        if settled:
+            self.settling.clear()
+        for session in [one for one in self._untold if one not in self.settling]:
+            del self._untold[session]
+            session.told = session.received
+            if session in self._acknowledge:
+                del self._acknowledge[session]
+                if session not in self.sessions.ready:
+                    self._say_nothing(session)
 
     def next_alarm(self) -> float | None:
         """Return when a turn is due even if nothing comes in, None for never."""
@@ -171,7 +187,7 @@ class Engine:
         for session in self.sessions:
             if session.route is not None and now - session.spoke_at >= self.limits.heartbeat:
                 session.spoke(now)
-                beats.append((session.route, protocol.encode(0, session.received, ())))
+                beats.append((session.route, protocol.encode(0, session.told, ())))
         return beats
 
     def tick(self, *, drained: bool) -> None:
@@ -207,7 +223,7 @@ class Engine:
     def _say_nothing(self, session: Session) -> None:
         if session.route is not None:
             session.spoke(self.now)
-            self.replies.append((session.route, protocol.encode(0, session.received, ())))
+            self.replies.append((session.route, protocol.encode(0, session.told, ())))
 
     def _receive_stranger(self, route: bytes, data: bytes, user: str) -> None:
         if len(data) > _LONGEST_HELLO:
@@ -303,10 +319,10 @@ class Engine:
         }
         self._reply(
             route,
-            session.received,
+            session.told,
             (
                 Reply.WELCOME, VERSION, session.id, session.secret, self.epoch, resumed,
-                session.received, info,
+                session.told, info,
             ),
         )  # fmt: skip
         self.sessions.ready[session] = None

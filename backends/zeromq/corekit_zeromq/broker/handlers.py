@@ -190,6 +190,7 @@ class Handlers:
 
     def _ack(self, session: Session, command: list[Any]) -> None:
         consumer = self._consumer(session, command[1])
+        self._engine.settling.add(session)
         expired = self._queues.ack(consumer, fields.binaries("tokens", command[2], 64))
         if expired:
             session.send(pack((Reply.EXPIRED, consumer.number, expired)))

@@ -10,9 +10,12 @@ from typing import Any, Protocol
 import msgpack
 
 from .records import ChannelRow, Head, Message, checksum
-from .schema import connect
+from .schema import PAGE, connect
 
 FILE = "journal.sqlite3"
+
+#: So many removals are committed without waiting for anything else.
+_MOST_REMOVALS = 1000
 
 
 class Counted(Protocol):
@@ -28,7 +31,8 @@ class Journal:
 
     A change is written at the latest by `commit`; reading writes first what was collected, so a
     turn reads its own changes. Nothing that depends on a change may leave the process before
-    `commit` has returned. Any sqlite3.Error means that memory and disk no longer agree: the
+    `commit` has returned; only removals may wait, as long as whoever asked for them is not told.
+    Any sqlite3.Error means that memory and disk no longer agree: the
     process must end and start again from the disk.
     """
 
@@ -36,6 +40,7 @@ class Journal:
         self.durable = durable
         self._db = connect(directory / FILE, durable=durable)
         self._begun = False
+        self._wrote = False
         self.commits = 0
         self._inserts: list[tuple[int | str | float | bytes | None, ...]] = []
         self._deletes: list[tuple[int]] = []
@@ -46,6 +51,8 @@ class Journal:
         self._last = 0
         self.last = self.meta("seq")
         """The seq of the newest message that is committed."""
+        self.reusable = 0
+        """Bytes of the file that held nothing any more at the last commit: it does not shrink."""
         self._changed: dict[Counted, None] = {}
 
     def __repr__(self) -> str:
@@ -60,6 +67,15 @@ class Journal:
 
     # -- the transaction
 
+    @property
+    def urgent(self) -> bool:
+        """Whether something must be committed now: anything but a few removals."""
+        return (
+            self._wrote
+            or bool(self._inserts or self._postponed or self._deaths)
+            or len(self._deletes) >= _MOST_REMOVALS
+        )
+
     def commit(self) -> None:
         """Make everything collected durable."""
         if not self.pending:
@@ -71,8 +87,10 @@ class Journal:
                 [queue.counts() for queue in self._changed],
             )
             self._changed.clear()
+        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
         self._db.execute("COMMIT")
-        self._begun = False
+        self.reusable = free * PAGE
+        self._begun = self._wrote = False
         self.commits += 1
         self.last = max(self.last, self._last)
 
@@ -87,9 +105,15 @@ class Journal:
         return self._db
 
     def _write(self) -> sqlite3.Connection:
+        """Write the batches, and let the commit come soon: the caller writes, too."""
+        self._wrote = True
+        return self._read()
+
+    def _read(self) -> sqlite3.Connection:
         """Write the batches. Messages first: nothing else in a turn refers to later ones."""
         db = self._begin()
         if self._inserts:
+            self._wrote = True
             db.executemany("INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?,?)", self._inserts)
             self.set_meta("seq", self._last)
             self._inserts.clear()
@@ -99,12 +123,14 @@ class Journal:
             )
             self._ids = {}
         if self._postponed:
+            self._wrote = True
             db.executemany(
                 "UPDATE message SET due=?, delay=?, attempts=?, deaths=? WHERE seq=?",
                 self._postponed,
             )
             self._postponed.clear()
         if self._deaths:
+            self._wrote = True
             db.executemany("UPDATE message SET deaths=? WHERE seq=?", self._deaths)
             self._deaths.clear()
         if self._deletes:
@@ -113,7 +139,7 @@ class Journal:
         return db
 
     def _one(self, statement: str, parameters: tuple[object, ...]) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._write().execute(statement, parameters).fetchone()
+        row: tuple[Any, ...] | None = self._read().execute(statement, parameters).fetchone()
         return row
 
     # -- messages
@@ -165,7 +191,7 @@ class Journal:
         At most *count*, and about *size* bytes. Returns them, the seqs of those that are damaged,
         and the seq up to which was read.
         """
-        rows = self._write().execute(
+        rows = self._read().execute(
             "SELECT seq, id, body, attempts, deaths, published_at, crc FROM message "
             "WHERE channel=? AND due IS NULL AND seq>? ORDER BY seq LIMIT ?",
             (channel, after, count),
@@ -189,7 +215,7 @@ class Journal:
         self, channel: int, after: tuple[float, int], count: int
     ) -> list[tuple[float, int, float]]:
         """Read (due, seq, delay) of delayed messages, the first due first, from behind *after*."""
-        rows = self._write().execute(
+        rows = self._read().execute(
             "SELECT due, seq, delay FROM message WHERE channel=?1 AND due>=?2 "
             "AND (due>?2 OR seq>?3) ORDER BY due, seq LIMIT ?4",
             (channel, *after, count),
@@ -312,7 +338,7 @@ class Journal:
 
     def add_channel(self, name: str) -> int:
         """Add a queue and return its number."""
-        cursor = self._begin().execute("INSERT INTO channel VALUES (NULL,?,0,0,0,0)", (name,))
+        cursor = self._write().execute("INSERT INTO channel VALUES (NULL,?,0,0,0,0)", (name,))
         return int(cursor.lastrowid or 0)
 
     def remove_channel(self, channel: int) -> None:
@@ -356,6 +382,7 @@ class Journal:
 
     def set_meta(self, key: str, value: int) -> None:
         """Keep the number *key*."""
+        self._wrote = True
         self._begin().execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (key, value))
 
     def execute(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:

@@ -20,7 +20,7 @@ _CHECKPOINT_PAGES = 4000
 
 #: Bytes of a database file's header, and of a page.
 _HEADER = 100
-_PAGE = 4096
+PAGE = 4096
 
 #: Errors of sqlite, by their primary code, that are not the file's fault.
 _STATUS = {
@@ -116,7 +116,7 @@ def _recognise(path: Path) -> None:
         )
     application = int.from_bytes(header[68:72], "big")
     # Until the log is first folded in, our file is one page that says nothing.
-    if application != APPLICATION_ID and (application or size > _PAGE):
+    if application != APPLICATION_ID and (application or size > PAGE):
         raise _foreign(path)
     _check_format(path, int.from_bytes(header[60:64], "big"))
 
@@ -137,7 +137,7 @@ def _check_format(path: Path, version: int) -> None:
 
 def _set_up(connection: sqlite3.Connection, *, durable: bool) -> None:
     settings: dict[str, object] = {
-        "page_size": _PAGE,
+        "page_size": PAGE,
         "locking_mode": "exclusive",
         "journal_mode": "wal",
         "synchronous": 2 if durable else 1,

@@ -246,13 +246,16 @@ class Broker:
     def _check_space(self) -> None:
         free = self._directory.free_space()
         self._engine.disk = {"disk_free": free, "disk_used": self._directory.used()}
-        full = free < self._limits.free_space
+        # What is done leaves room in the journal, not on the disk; the log before it needs the
+        # disk's.
+        least = self._limits.free_space
+        full = free + self._journal.reusable < least or free < least / 2
         if full != self._engine.queues.storage_full:
             self._engine.queues.storage_full = full
             if full:
                 logger.error(
                     "less than %d bytes are free in %s: no messages are taken",
-                    self._limits.free_space,
+                    least,
                     self._directory.path,
                 )
             else:

@@ -59,6 +59,7 @@ class Session:
         "sent",
         "spoke_at",
         "subscriptions",
+        "told",
         "transmitted",
         "unacknowledged",
         "unanswered_bytes",
@@ -87,6 +88,8 @@ class Session:
         self.spoke_at = 0.0
         self.received = 0
         """The last frame that came in."""
+        self.told = 0
+        """The last frame that the client may be told of: what it changed is on disk."""
         self.sent = 0
         """The last frame that was made."""
         self.transmitted = 0
@@ -171,7 +174,7 @@ class Session:
             return
         frames = self.unacknowledged
         for frame in list(islice(frames, len(frames) - count, None)):
-            yield frame.number, encode_frame(frame.number, self.received, frame.commands)
+            yield frame.number, encode_frame(frame.number, self.told, frame.commands)
 
     def acknowledge(self, received: int) -> bool:
         """Forget the frames up to *received*; False if there never was such a frame."""

@@ -108,11 +108,13 @@ class Turns:
         engine.begin(self._clock.monotonic(), self._clock.time())
         try:
             more = self._drain()
+            # What may wait for the next commit of others waits for the next tick at most.
+            is_due = self._tick_is_due or engine.closing
             if self._tick_is_due:
                 self._tick_is_due = False
                 engine.tick(drained=not more)
             engine.finish()
-            if not self._journal.pending:
+            if not (self._journal.urgent or (is_due and self._journal.pending)):
                 self._send()
             elif self._commit_time <= _INLINE:
                 begun = self._clock.monotonic()
@@ -191,8 +193,13 @@ class Turns:
         return True
 
     def _send(self) -> None:
-        """Send what the turn has to say; everything it depends on is committed."""
+        """Send what the turn has to say; everything it depends on is committed.
+
+        Settled messages may not be: whoever settled them is not told yet, and would settle them
+        again after a crash. So no publisher waits for a commit that only these need.
+        """
         engine = self._engine
+        engine.tell(settled=not self._journal.pending)
         for route, data in engine.replies:
             self._transport.send(route, data)
         engine.replies.clear()

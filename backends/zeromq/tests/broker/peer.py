@@ -49,6 +49,7 @@ class Bench:
             self.engine.tick(drained=True)
         self.engine.finish()
         self.journal.commit()
+        self.engine.tell(settled=True)
         for route, data in self.engine.replies:
             self.bring(route, data)
         self.engine.replies.clear()
