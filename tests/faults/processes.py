@@ -99,10 +99,12 @@ class Program:
 class Broker:
     """A broker of the command line, on a socket, which keeps socket and data over restarts."""
 
-    def __init__(self, data: Path, *options: str, listen: str | None = None) -> None:
-        self.data = data
-        self.log = data.with_suffix(".log")
-        self.address = listen or f"ipc://{data.with_suffix('.socket')}"
+    def __init__(
+        self, directory: Path, *options: str, listen: str | None = None, data: Path | None = None
+    ) -> None:
+        self.data = data or directory.with_name(directory.name + "-data")
+        self.log = directory.with_name(directory.name + ".log")
+        self.address = listen or f"ipc://{directory}.socket"
         self.url = "zmq+" + self.address if listen is None else listen.replace("tcp", "zmq")
         self._options = list(options)
         self.program: Program | None = None
@@ -173,9 +175,13 @@ class Run:
     def broker(self, *options: str, listen: str | None = None) -> Broker:
         """Return a broker that has been started, and is killed at the end."""
         broker = Broker(self.directory.parent / "broker", *options, listen=listen)
+        self.own(broker)
+        return broker
+
+    def own(self, broker: Broker) -> None:
+        """Start *broker*; it is killed at the end."""
         self._stack.callback(broker.kill)
         broker.start()
-        return broker
 
     async def client(self, kind: str, name: str, url: str, **options: Any) -> Program:
         """Start a client and wait until it is at work."""

@@ -1,0 +1,154 @@
+"""A disk that is full, and a journal whose end was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from corekit import App
+from corekit.testing import eventually
+
+from . import checkers
+from .checkers import Finding
+from .history import Event
+from .processes import Broker, Run, nothing_left, scaled
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + scaled(60))]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return the directory of a file system of 128 MiB: half of it is the reserve."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    path = tmp_path / "disk"
+    path.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", str(path)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def refused(events: list[Event]) -> list[Event]:
+    """Return the publishes that were refused for want of room."""
+    failed = checkers.select(events, "publish", "fail")
+    return [event for event in failed if event["error"].startswith("StorageFull")]
+
+
+def fill(path: Path) -> None:
+    """Take all room that is left."""
+    with path.open("wb", buffering=0) as file:
+        try:
+            while file.write(b"\0" * 4096):
+                pass
+        except OSError:
+            return
+
+
+async def test_a_full_disk_refuses_and_recovers(
+    new_run: Callable[[], Run], small_disk: Path, tmp_path: Path
+) -> None:
+    """Publishes fail clearly while there is no room; nothing confirmed is lost; it goes on.
+
+    First at the reserve, where jobs can still be done, which makes room; then with the reserve
+    taken by somebody else.
+    """
+    async with new_run() as run:
+        broker = Broker(tmp_path / "broker", data=small_disk / "data")
+        run.own(broker)
+        await run.client("publisher", "publisher1", broker.url, width=4, body=60_000)
+        assert await run.until(lambda events: len(refused(events)) > 20, 30)
+        await run.client("consumer", "consumer1", broker.url)
+        begin = len(checkers.select(run.events(), "publish", "ok"))
+        assert await run.until(lambda e: len(checkers.select(e, "publish", "ok")) > begin + 50, 30)
+        # Without a consumer until it is full again; then without any room at all.
+        await run.end(["consumer1"])
+        count = len(refused(run.events()))
+        assert await run.until(lambda events: len(refused(events)) > count + 20, 30)
+        async with run.fault("full", "disk"):
+            fill(small_disk / "hog")
+            await run.client("consumer", "consumer2", broker.url)
+            await asyncio.sleep(3)
+            (small_disk / "hog").unlink()
+        lived = broker.program is not None and broker.program.runs
+        if not lived:
+            broker.kill()
+            await asyncio.to_thread(broker.start)
+        later = len(checkers.select(run.events(), "publish", "ok"))
+        assert await run.until(lambda e: len(checkers.select(e, "publish", "ok")) > later + 50, 30)
+        await run.end(["publisher1"])
+        await run.until(nothing_left, 60)
+        await run.end(["consumer2"])
+        events = run.events()
+        figures = {"refused": len(refused(events)), "broker_lived": int(lived)}
+        findings = [checkers.no_loss(events), checkers.attempts(events, 3), Finding(figures)]
+        run.judge(*findings, checkers.faults(events))
+
+
+async def published(url: str, record: Callable[..., None], wal: Path) -> list[int]:
+    """Publish one by one; return how long the journal's log was when each was confirmed."""
+    sizes = []
+    status = wal.stat
+    async with App("faults", event_queue=url, worker_mode="-") as app:
+        for number in range(150):
+            facts = {"key": f"test-{number}", "channel": "q", "number": number}
+            record("publish", "call", **facts)
+            await app.event_queue.publish("q", number)
+            record("publish", "ok", **facts)
+            sizes.append(status().st_size)
+    return sizes
+
+
+async def delivered(url: str) -> list[int]:
+    """Return all that a broker has, in the order of delivery."""
+    numbers: list[int] = []
+    app = App("faults", event_queue=url)
+
+    async def process(message: int, context: object) -> None:
+        numbers.append(message)
+
+    async with App("faults", event_queue=url, worker_mode="-") as asking:
+        ready = (await asking.event_queue.stats("q")).ready
+    app.event_queue.subscribe("q", process)
+    async with app:
+        await eventually(lambda: len(numbers) >= ready)
+    return numbers
+
+
+async def test_a_journal_that_lost_its_end(new_run: Callable[[], Run], tmp_path: Path) -> None:
+    """Whatever byte a journal was cut at, it holds what was confirmed before that byte.
+
+    It is delivered in order, without holes and without anything else; and the broker says that
+    its journal ends too early, if it does by a confirmed message that it had marked.
+    """
+    async with new_run() as run:
+        broker = run.broker()
+        wal = broker.data / "journal.sqlite3-wal"
+        sizes = await published(broker.url, run.record, wal)
+        broker.kill()
+        assert sizes == sorted(sizes), "the log was begun anew: publish less"
+        assert wal.stat().st_size >= sizes[-1]
+        cuts = run.random.sample(range(sizes[-1] // 2, sizes[-1] + 1), scaled(12))
+        for number, cut in enumerate(cuts):
+            copy = Broker(tmp_path / f"copy{number}")
+            shutil.copytree(broker.data, copy.data)
+            os.truncate(copy.data / wal.name, cut)
+            async with run.fault("cut", str(cut)):
+                await asyncio.to_thread(copy.start)
+            try:
+                numbers = await delivered(copy.url)
+            finally:
+                copy.kill()
+            confirmed = sum(size <= cut for size in sizes)
+            assert numbers == list(range(len(numbers)))
+            assert confirmed <= len(numbers) <= confirmed + 1
+        run.judge(Finding({"published": len(sizes), "cuts": len(cuts)}))
