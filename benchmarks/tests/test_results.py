@@ -27,7 +27,7 @@ def test_one_repetition_has_no_spread() -> None:
 
 def test_ratios_are_taken_within_a_repetition() -> None:
     """A machine that is twice as slow for a while changes no ratio."""
-    first, other = line("a", 100, 50, 20), line("b", 200, 100, 40)
+    first, other = line("a", 100, 50, 20), line("b", 50, 100, 40)
     assert other.ratio("rate", first) == 2
     assert first.ratio("rate", first) == 1
 
