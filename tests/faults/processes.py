@@ -151,9 +151,9 @@ class Run:
         self.directory = directory / "history"
         self.directory.mkdir()
         self.random = random.Random(f"{SEED}/{name}")  # noqa: S311 - repeatable
-        self.record = history.Recorder(self.directory, "test")
         self.clients: dict[str, Program] = {}
         self._stack = AsyncExitStack()
+        self.record = self.record_as("test")
 
     async def __aenter__(self) -> Self:
         return self
@@ -167,10 +167,15 @@ class Run:
         for client in self.clients.values():
             client.kill()
         await self._stack.aclose()
-        self.record.close()
         if error is not None:
             for path in sorted(self.directory.glob("*.log")):
                 print(f"--- {path.name}\n{path.read_text()[-1500:]}")  # noqa: T201
+
+    def record_as(self, name: str) -> history.Recorder:
+        """Return a recorder of what the test sees of *name*."""
+        recorder = history.Recorder(self.directory, name)
+        self._stack.callback(recorder.close)
+        return recorder
 
     def broker(self, *options: str, listen: str | None = None) -> Broker:
         """Return a broker that has been started, and is killed at the end."""

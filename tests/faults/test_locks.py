@@ -116,7 +116,7 @@ async def contended(
     async with new_run() as run:
         url = await asyncio.to_thread(start, run)
         async with Guarded(run.directory, run.record) as resource:
-            await fight(run, resource, url, ttl, scaled(9), scaled(4))
+            await fight(run, resource, url, ttl, scaled(7), scaled(3))
         events = run.events()
         run.judge(
             checkers.fencing(events, pauses=True),
