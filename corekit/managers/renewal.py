@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 
 from ..clock import Clock
 from ..errors import BackendError, LockLost
 from ..tasks import TaskOwner
 from .lease import Lease
+from .timer import EarliestTimer
 
 logger = logging.getLogger("corekit.lock")
 
@@ -87,10 +87,8 @@ class RenewalSchedule:
     def __init__(self, clock: Clock, tasks: TaskOwner) -> None:
         self._clock = clock
         self._tasks = tasks
-        self._loop = asyncio.get_running_loop()
+        self._timer = EarliestTimer(asyncio.get_running_loop(), self._begin_due)
         self._waiting: set[Renewal] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = math.inf
 
     def __repr__(self) -> str:
         return f"<RenewalSchedule waiting={len(self._waiting)}>"
@@ -98,8 +96,7 @@ class RenewalSchedule:
     def add(self, renewal: Renewal) -> None:
         """Begin *renewal* when it is due."""
         self._waiting.add(renewal)
-        if renewal.due < self._rings_at:
-            self._ring_at(renewal.due)
+        self._timer.set(renewal.due)
 
     def discard(self, renewal: Renewal) -> None:
         """Do not begin *renewal*, if it has not begun."""
@@ -108,22 +105,13 @@ class RenewalSchedule:
     def close(self) -> None:
         """Begin no renewal any more."""
         self._waiting.clear()
-        if self._timer is not None:
-            self._timer.cancel()
+        self._timer.close()
 
-    def _ring_at(self, when: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rings_at = when
-        self._timer = self._loop.call_at(when, self._ring)
-
-    def _ring(self) -> None:
-        self._timer = None
-        self._rings_at = math.inf
+    def _begin_due(self) -> None:
         now = self._clock.monotonic()
-        # Those that are due soon begin as well (and wait): rings are never close to each other.
+        # Those that are due soon begin as well (and wait): no two calls of this are close together.
         for renewal in [one for one in self._waiting if one.due - now <= one.ttl / 10]:
             self._waiting.discard(renewal)
             renewal.begin(self._tasks)
         if self._waiting:
-            self._ring_at(min(renewal.due for renewal in self._waiting))
+            self._timer.set(min(renewal.due for renewal in self._waiting))

@@ -20,6 +20,7 @@ from .handler_context import enter_handler
 from .handling import Handling, Run, Stage
 from .log_limit import LogLimit
 from .prefetch import MOST, PrefetchBuffer, PrefetchCount
+from .timer import EarliestTimer
 
 logger = logging.getLogger("corekit.event_queue")
 
@@ -104,8 +105,7 @@ class Worker:
 
         #: Runs while nothing is started, because a handler was cancelled by others.
         self._calming: asyncio.TimerHandle | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
+        self._timer = EarliestTimer(self._loop, self._woken)
         self._look_at = math.inf
         #: How many messages will have been started when those that were held then are.
         self._held_to = 0
@@ -200,7 +200,7 @@ class Worker:
                 self._release_unstarted(run)
             else:
                 self._suspending = run.suspended = True
-                self._wake_at(run.deadline)
+                self._timer.set(run.deadline)
         self._newest.clear()
         self._go_on()
 
@@ -264,30 +264,22 @@ class Worker:
         if self._look_at == math.inf:
             self._held_to = self._started + len(self._buffer)
             self._look_at = self._now() + seconds
-            self._wake_at(self._look_at)
-
-    def _wake_at(self, when: float) -> None:
-        if when < self._timer_at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer_at = when
-            self._timer = self._loop.call_at(when, self._woken)
+            self._timer.set(self._look_at)
 
     def _woken(self) -> None:
-        self._timer, self._timer_at = None, math.inf
         now = self._now()
         if now >= self._look_at:
             self._look_at = math.inf
             self._look()
-        self._wake_at(self._look_at)
+        self._timer.set(self._look_at)
         for run in [run for run in self._running if run.suspended]:
             if now >= run.deadline:
                 self._overdue(run, now)
-            self._wake_at(run.deadline)
+            self._timer.set(run.deadline)
         for run, due in list(self._abandoned.items()):
             if now >= due:
                 self._remind(run, now)
-            self._wake_at(self._abandoned[run])
+            self._timer.set(self._abandoned[run])
 
     def _look(self) -> None:
         """Give everything back if something waits too long; ask `idle` again if it said no."""
@@ -352,11 +344,9 @@ class Worker:
         await self._close()
 
     async def _close(self) -> None:
-        for timer in (self._timer, self._calming):
-            if timer is not None:
-                timer.cancel()
-        # No timer any more: nothing is earlier than this.
-        self._timer_at = -math.inf
+        self._timer.close()
+        if self._calming is not None:
+            self._calming.cancel()
         try:
             await self._consumer.close()
         except Exception:
