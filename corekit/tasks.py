@@ -16,6 +16,15 @@ from typing import Any
 logger = logging.getLogger("corekit.tasks")
 
 
+def is_being_cancelled() -> bool:
+    """Tell whether somebody has cancelled the running task.
+
+    A CancelledError that is raised while nobody has is an error of the code that raised it.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class TaskOwner:
     """Owns background tasks, from `spawn` until they have ended.
 

@@ -8,7 +8,7 @@ import logging
 
 import pytest
 
-from corekit.tasks import TaskOwner
+from corekit.tasks import TaskOwner, is_being_cancelled
 from corekit.testing import VirtualClock, eventually
 
 
@@ -214,3 +214,27 @@ class TestWait:
 
         assert await owner.spawn(cancel(), name="cancel") is True
         assert other.cancelled()
+
+
+async def test_who_is_being_cancelled() -> None:
+    """A task that was cancelled knows it; one that raises CancelledError by itself was not."""
+    told: list[bool] = []
+
+    async def wait() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            told.append(is_being_cancelled())
+
+    async def fail() -> None:
+        try:
+            raise asyncio.CancelledError
+        except asyncio.CancelledError:
+            told.append(is_being_cancelled())
+
+    waiting = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    await asyncio.create_task(fail())
+    assert told == [True, False]

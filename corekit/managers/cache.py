@@ -199,7 +199,8 @@ class Cache:
         Raises InvalidArgument if the call is part of a running load of the same key, or of one that
         this load waits for, and NotOpenError if the App is stopped meanwhile.
         """
-        _check_load(fn, coalesce)
+        _check_function(fn)
+        _check_coalesce(coalesce)
         lifetime = self._lifetime(ttl)
         if stale is not None:
             stale = seconds("stale", stale)
@@ -245,7 +246,7 @@ class Cache:
         """
         self._gate.check()
         key = names.checked("key", key)
-        _check_load(fn)
+        _check_function(fn)
         if is_cacheable is not None and not callable(is_cacheable):
             raise InvalidType(f"is_cacheable must be a function, not {shown(is_cacheable)}")
         load = Load(fn, self._lifetime(ttl), is_cacheable=is_cacheable)
@@ -269,7 +270,7 @@ class Cache:
 
         Decorating raises InvalidArgument for a field that is no parameter of the function.
         """
-        _check_load(object, coalesce)
+        _check_coalesce(coalesce)
         self._lifetime(ttl)
         if stale is not None:
             seconds("stale", stale)
@@ -364,9 +365,12 @@ class Cache:
         self._outbox.defer(transaction, write, what=f"cache {self.name!r}, key {key!r}")
 
 
-def _check_load(function: object, coalesce: object = "process") -> None:
-    if not callable(function):
-        raise InvalidType(f"fn must be a function, not {shown(function)}")
+def _check_function(fn: object) -> None:
+    if not callable(fn):
+        raise InvalidType(f"fn must be a function, not {shown(fn)}")
+
+
+def _check_coalesce(coalesce: object) -> None:
     if coalesce not in ("process", "cluster"):
         raise InvalidArgument(f'coalesce must be "process" or "cluster", not {shown(coalesce)}')
 

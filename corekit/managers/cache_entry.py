@@ -12,7 +12,8 @@ from ..serialization import Serializer
 #: A deadline that has always passed.
 PASSED = -math.inf
 
-_FIELDS = 4
+#: How many fields stand before the body of an envelope.
+_HEAD_FIELDS = 4
 
 
 class Entry:
@@ -92,7 +93,9 @@ class BytesCodec:
     def decode(self, stored: Any) -> Entry:
         if type(stored) is not bytes:
             raise SerializationError(f"not bytes but {type(stored).__name__}")
-        expires, stale_until, claim, claimed_until, value = self._serializer.unseal(stored, _FIELDS)
+        expires, stale_until, claim, claimed_until, value = self._serializer.unseal(
+            stored, _HEAD_FIELDS
+        )
         if not (
             type(expires) is type(stale_until) is type(claimed_until) is float
             and (claim is None or type(claim) is str)

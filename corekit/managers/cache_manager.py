@@ -84,9 +84,9 @@ class CacheManager:
         return f"<CacheManager {self._context.app!r} {state} {', '.join(self._definitions)}>"
 
     async def open(self, adapter: CacheAdapter) -> None:
-        """Open *adapter*, which is new, as the App's own store, and the other stores in use.
+        """Open *adapter*, new and not opened yet, as the App's own store, and the others in use.
 
-        If it fails, nothing stays open.
+        Raises what an adapter raises; all are then closed, as after a cancelled call.
         """
         try:
             await self._stores.open(OWN, adapter)

@@ -33,7 +33,8 @@ EVERYBODY: Final = 0
 NOT_SELF: Final = 1
 ONLY_SELF: Final = 2
 
-_FIELDS = 4
+#: How many fields stand before the body of an envelope.
+_HEAD_FIELDS = 4
 _LARGEST = 2**63
 
 #: Bodies that several handlers can be given without one seeing what another makes of it.
@@ -109,7 +110,7 @@ class Channel:
     def as_written(self, message: Any, audience: int) -> Any:
         """Return *message* as a subscriber will get it; raises if it cannot be sealed later."""
         head = (self._context.instance_id, self.publisher, _LARGEST, audience)
-        return self._unseal(self._seal(head, message), _FIELDS)[-1]
+        return self._unseal(self._seal(head, message), _HEAD_FIELDS)[-1]
 
     def receive(self, payloads: Sequence[bytes]) -> None:
         """Give *payloads* to the subscribers, without what is not for this instance."""
@@ -119,7 +120,7 @@ class Channel:
         me = self._context.instance_id
         for payload in payloads:
             try:
-                instance, publisher, number, audience, body = unseal(payload, _FIELDS)
+                instance, publisher, number, audience, body = unseal(payload, _HEAD_FIELDS)
                 not_for_us = audience and (instance == me) is not bool(audience & ONLY_SELF)
                 verdict = observe(publisher, number)
             except (SerializationError, TypeError) as error:

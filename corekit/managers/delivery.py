@@ -64,7 +64,8 @@ class Envelope(NamedTuple):
     body: Any
 
 
-_HEAD = 3
+#: How many fields stand before the body of an envelope.
+_HEAD_FIELDS = 3
 
 
 def sealed(
@@ -84,7 +85,7 @@ def sealed(
 
 def opened(serializer: Serializer, payload: bytes) -> Envelope:
     """Return the envelope in *payload*; raises SerializationError if there is none."""
-    timeout, max_retries, waits, body = serializer.unseal(payload, _HEAD)
+    timeout, max_retries, waits, body = serializer.unseal(payload, _HEAD_FIELDS)
     if type(timeout) is not float or not 0 < timeout <= LONGEST:
         raise SerializationError(f"the envelope's timeout is {shown(timeout)}")
     if type(max_retries) is not int or max_retries < 0:

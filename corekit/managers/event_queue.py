@@ -370,5 +370,5 @@ class EventQueue:
 
     @staticmethod
     def _new_ids() -> Iterator[str]:
-        """Ids that no other start of any instance gives out: a random part and a number."""
+        """Return ids that no other start of any instance gives out: a random part and a number."""
         return map(f"{secrets.token_hex(8)}-{{:x}}".format, itertools.count(1))

@@ -20,7 +20,7 @@ POISON = 10
 
 
 class Stage(Enum):
-    """How far it has come with a handler."""
+    """How far a run has come with its handler."""
 
     RUNNING = auto()
 

@@ -60,7 +60,10 @@ class LockManager:
         return f"<LockManager {self._prefix} {state}>"
 
     async def open(self, adapter: LockAdapter) -> None:
-        """Open *adapter*, which is new, and work with it until `close`; for the App."""
+        """Open *adapter*, new and not opened yet, and work with it until `close`.
+
+        Raises what the adapter raises; *adapter* is then closed, as after a cancelled call.
+        """
         try:
             await adapter.open()
         except BaseException:
@@ -99,7 +102,7 @@ class LockManager:
         name = self._prefix + names.escaped(names.checked("key", key))
         lease = await self._acquire(name, key, seconds, limit)
         if lease is None:
-            raise LockTimeout(f"lock {key!r} was not free within {limit:g} s")
+            raise _timeout(key, limit)
         return lease
 
     async def try_acquire(
@@ -256,7 +259,7 @@ class LockManager:
     async def _acquire_in_time(self, name: str, key: str, ttl: float, wait: float | None) -> Lease:
         lease = await self._acquire(name, key, ttl, wait)
         if lease is None:
-            raise LockTimeout(f"lock {key!r} was not free within {wait:g} s")
+            raise _timeout(key, wait)
         return lease
 
     async def _acquire(self, name: str, key: str, ttl: float, wait: float | None) -> Lease | None:
@@ -282,6 +285,10 @@ class LockManager:
         if len(leases) > session.sweep_at:
             session.sweep()
         return lease
+
+
+def _timeout(key: str, wait: float | None) -> LockTimeout:
+    return LockTimeout(f"lock {key!r} was not free within {wait:g} s")
 
 
 def _taking_lease(fn: Callable[..., Any]) -> Callable[[Lease], Any]:

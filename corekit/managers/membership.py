@@ -14,6 +14,9 @@ from .log_limit import LogLimit
 
 logger = logging.getLogger("corekit.membership")
 
+#: How many fields stand before the body of an envelope.
+_HEAD_FIELDS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Presence:
@@ -47,7 +50,7 @@ class PresenceFormat:
         """Yield every one of *members* that can be read; the others are logged."""
         for member in members:
             try:
-                instance_id, since, body = self._serializer.unseal(member.value, 2)
+                instance_id, since, body = self._serializer.unseal(member.value, _HEAD_FIELDS)
             except (SerializationError, ValueError) as error:
                 if self._unreadable.passes():
                     logger.warning("what is shown at %s cannot be read: %s", member.name, error)

@@ -28,6 +28,8 @@ _LIMIT = 10_000
 
 @dataclass(slots=True)
 class _Entry:
+    """What was committed, and until when sending it is tried."""
+
     what: str
     send: Callable[[], Awaitable[object]]
     deadline: float
@@ -36,8 +38,9 @@ class _Entry:
 class Outbox:
     """Sends, after transactions have committed, what was deferred until then.
 
-    In memory: a process that dies between commit and send loses the message. What cannot be sent
-    is an error in the log that names it.
+    Messages of pub/sub and of the event queue, and writes to a cache. They are kept in memory: a
+    process that dies between commit and send loses them. What cannot be sent is an error in the log
+    that names it.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class Outbox:
         """Await `send()` once *transaction* has committed; never if it is rolled back.
 
         What was committed first is sent first. While *send* raises BackendUnavailable it is tried
-        again, for half a minute. *what* names the message in the log. Raises InvalidType for an
+        again, for half a minute. *what* is its name in the log. Raises InvalidType for an
         object that is no transaction.
         """
         loop = asyncio.get_running_loop()
@@ -116,4 +119,4 @@ class Outbox:
     def _lost(self, what: str, reason: object) -> None:
         if isinstance(reason, Exception):
             reason = f"{type(reason).__name__}: {reason}"
-        self._logger.error("%s: committed, but the message was not sent: %s", what, reason)
+        self._logger.error("%s: committed, but not sent: %s", what, reason)

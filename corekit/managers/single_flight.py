@@ -24,7 +24,7 @@ from typing import Any
 from ..adapters import Stored
 from ..clock import Clock
 from ..errors import BackendError, CorekitError, InvalidArgument, NotOpenError
-from ..tasks import TaskOwner
+from ..tasks import TaskOwner, is_being_cancelled
 from .cache_entry import PASSED, Entry
 from .keyspace import Keyspace
 
@@ -226,7 +226,7 @@ class SingleFlight:
         try:
             flight.value = await self._result(flight, load, stored)
         except asyncio.CancelledError as error:
-            if self._was_cancelled():
+            if is_being_cancelled():
                 raise
             flight.fail(error)
         except BaseException as error:
@@ -243,11 +243,6 @@ class SingleFlight:
         finally:
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
-
-    @staticmethod
-    def _was_cancelled() -> bool:
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
 
     async def _result(self, flight: _Flight, load: Load, stored: Stored | None) -> Any:
         found = await self._claim(flight, load.cluster, stored)

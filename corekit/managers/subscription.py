@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from .. import arguments
 from ..errors import InvalidArgument, InvalidType, SerializationError
-from ..tasks import TaskOwner
+from ..tasks import TaskOwner, is_being_cancelled
 from .context import ManagerContext
 from .handler_context import enter_handler
 from .log_limit import LogLimit
@@ -208,10 +208,8 @@ class Subscription:
         """Log that *function* failed with *error*; raise what is not its failure."""
         if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
             raise error
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise error
+        if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            raise error
         logger.error(
             "channel %s: %s %s failed", self._full_name, what, name_of(function), exc_info=error
         )
