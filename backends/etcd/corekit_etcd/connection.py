@@ -129,7 +129,7 @@ class Connection:
             try:
                 return await self._try(endpoint, name, request, left)
             except TokenExpired:
-                if renewed:
+                if renewed or name is Call.AUTHENTICATE:
                     raise
                 await self._log_in(logins, left)
                 renewed = True
@@ -176,12 +176,12 @@ class Connection:
 
     async def _try(self, endpoint: Endpoint, name: Call, request: Any, left: float) -> Any:
         try:
+            # Logging in with an old token is refused by some versions.
+            metadata = (_NEED_LEADER,) if name is Call.AUTHENTICATE else self._metadata
             # A call on a connection that is not there could not be told from a lost answer.
             if not endpoint.is_connected:
                 await self.reach(endpoint, left)
-            return await endpoint.calls[name](
-                request, timeout=min(left, TRY), metadata=self._metadata
-            )
+            return await endpoint.calls[name](request, timeout=min(left, TRY), metadata=metadata)
         except AioRpcError as error:
             raise translated(error, endpoint.text) from error
         except UsageError as error:

@@ -57,7 +57,12 @@ class Stream:
         self._endpoint: Endpoint | None = None
 
     def __repr__(self) -> str:
-        return f"<Stream {self._name} {'open' if self._outbox is not None else 'not open'}>"
+        return f"<Stream {self._name} {'open' if self.is_open else 'not open'}>"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether what is sent now goes to a server."""
+        return self._outbox is not None
 
     def send(self, request: Any) -> None:
         """Send *request* if the stream is open; `StreamUser.opened` is called when it is later."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from corekit.errors import BackendRefused
+from corekit.errors import AuthenticationFailed, BackendRefused
 
 from .client import Client
 from .driver import Endpoint, WatchCancelRequest, WatchCreateRequest, WatchRequest
@@ -31,7 +32,7 @@ class Watch:
         wakes: Callable[[Any], bool] | None,
     ) -> None:
         self._watches = watches
-        self._number = number
+        self.number = number
         self._start = start
         self._end = end
         self._wakes = wakes
@@ -51,7 +52,7 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._watches.end(self._number)
+        self._watches.end(self.number)
 
     def request(self) -> WatchRequest:
         """Return what begins this watch on a new stream."""
@@ -59,7 +60,7 @@ class Watch:
             key=self._start,
             range_end=self._end,
             start_revision=self.revision,
-            watch_id=self._number,
+            watch_id=self.number,
         )
         return WatchRequest(create_request=create)
 
@@ -77,7 +78,10 @@ class Watches:
 
     def __init__(self, client: Client) -> None:
         self._numbers = count(1)
+        self._client = client
         self._watches: dict[int, Watch] = {}
+        #: The watches that the server was asked for and has not answered.
+        self._asked: deque[int] = deque()
         self._stream = Stream(client, "watch", _method, self)
 
     def __repr__(self) -> str:
@@ -94,8 +98,13 @@ class Watches:
         """Watch a range from *revision* on; *wakes* is given each event, and says if it counts."""
         number = next(self._numbers)
         watch = self._watches[number] = Watch(self, number, start, end, revision, wakes)
-        self._stream.send(watch.request())
+        self._begin(watch)
         return watch
+
+    def _begin(self, watch: Watch) -> None:
+        if self._stream.is_open:
+            self._asked.append(watch.number)
+        self._stream.send(watch.request())
 
     def end(self, number: int) -> None:
         """Watch no longer."""
@@ -108,25 +117,29 @@ class Watches:
         await self._stream.close()
 
     def opened(self) -> None:
+        self._asked.clear()
         for watch in self._watches.values():
-            self._stream.send(watch.request())
+            self._begin(watch)
 
     def received(self, response: Any) -> None:
-        watch = self._watches.get(response.watch_id)
+        # A refusal does not say what was refused, in some versions; but all come in order.
+        number = self._asked.popleft() if response.created else response.watch_id
+        watch = self._watches.get(number)
         if watch is None:
             return
         if not response.canceled:
             watch.take(response)
-            return
-        if "permission denied" in response.cancel_reason and not watch.refused:
-            # This is also what it says when the token of the stream has expired.
+        elif response.created and not watch.refused and self._client.settings.username is not None:
+            # This is what is said, too, when the token of the stream has expired.
             watch.refused = True
             self._stream.renew_login()
-            return
-        del self._watches[response.watch_id]
-        if not response.compact_revision:
-            watch.refusal = BackendRefused(f"watching was refused: {response.cancel_reason}")
-        watch.happened.set()
+        else:
+            del self._watches[number]
+            if not response.compact_revision:
+                watch.refusal = AuthenticationFailed(
+                    f"{self._client.settings.text}: watching was refused: {response.cancel_reason}"
+                )
+            watch.happened.set()
 
     def refused(self, error: BackendRefused) -> None:
         for watch in self._watches.values():
