@@ -85,8 +85,9 @@ class Run:
             cases = [
                 case for case in self._plan.cases if case.workload.about.component == component
             ]
-            if cases:
-                self._measure(cases, cases[0].subjects(self._plan.subjects))
+            subjects = cases[0].subjects(self._plan.subjects) if cases else ()
+            if subjects:
+                self._measure(cases, subjects)
         return self.results
 
     def _measure(self, cases: Sequence[Case], subjects: Sequence[Subject]) -> None:

@@ -102,3 +102,14 @@ def test_other_files_are_no_results(tmp_path: Path) -> None:
     result = run("--read", str(other))
     assert result.exit_code == 1
     assert "holds no results" in result.output
+
+
+def test_what_nobody_offers_is_left_out(tmp_path: Path) -> None:
+    """Workloads of components that no URL was given for make no empty tables."""
+    as_json = tmp_path / "run.json"
+    result = run(
+        *("--lock", "memory://", "--workload", "cache.get", "--workload", "lock.section"),
+        *("--duration", "0.05", "--repeat", "1", "--json", str(as_json)),
+    )
+    assert result.exit_code == 0, result.output
+    assert [case.workload for case in Results.load(as_json).cases] == ["lock.section"]
