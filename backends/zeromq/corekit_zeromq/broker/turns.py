@@ -54,7 +54,7 @@ class Turns:
         self._tick_is_due = False
         self._ended = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._loop.add_reader(transport.fileno(), self.wake)
+        self._listen()
         self.wake()
 
     def __repr__(self) -> str:
@@ -75,6 +75,10 @@ class Turns:
         if self._alarm is not None:
             self._alarm.cancel()
         self._thread.shutdown()
+
+    def _listen(self) -> None:
+        # The turn is taken right here: one more step of the loop would come late for every message.
+        self._loop.add_reader(self._transport.fileno(), self._due)
 
     def wake(self) -> None:
         """Take a turn as soon as possible."""
@@ -149,7 +153,7 @@ class Turns:
                 self._engine.sessions.extend(seconds)
             self._send()
             if not self._engine.closing:
-                self._loop.add_reader(self._transport.fileno(), self.wake)
+                self._listen()
                 self._plan(more=True)
 
         self._committing.add_done_callback(committed)

@@ -1,0 +1,105 @@
+"""Settled messages wait for the commit of others; whoever settled them is not told before."""
+
+from pathlib import Path
+from typing import Any
+
+from corekit_zeromq.protocol import Op, Reply, decode, encode
+
+from .peer import Bench, Dealer, Peer
+from .test_server import Running
+
+
+def delivered(peer: Peer) -> bytes:
+    """Let *peer* consume the queue; return the token of the first message."""
+    for command in peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 10]):
+        if command[0] == Reply.DELIVERIES:
+            token: bytes = command[2][0][0]
+            return token
+    raise AssertionError("nothing was delivered")
+
+
+def turn_without_commit(bench: Bench, peer: Peer, *commands: Any) -> None:
+    """Let the engine take a frame, as in a turn that commits nothing."""
+    peer.sent += 1
+    bench.engine.begin(bench.now, bench.wall)
+    bench.engine.receive(peer.route, encode(peer.sent, peer.received, commands))
+    bench.engine.finish()
+
+
+def told(bench: Bench, peer: Peer) -> int:
+    """Return the last frame of *peer* that the broker tells it to have."""
+    session = bench.engine.sessions.at(peer.route)
+    assert session is not None
+    return session.told
+
+
+def test_only_whoever_settled_waits_for_the_commit(bench: Bench) -> None:
+    """An ack asks for no commit, and is not confirmed before one; others are told at once."""
+    worker, other = bench.peer(), bench.peer()
+    worker.publish("a")
+    token = delivered(worker)
+    turn_without_commit(bench, worker, [Op.ACK, 1, [token]])
+    turn_without_commit(bench, other, [Op.PUBLISH, "channel", [b"x"]])
+    assert bench.journal.pending
+    assert not bench.journal.urgent
+    bench.engine.tell(settled=False)
+    assert told(bench, worker) == worker.sent - 1
+    assert told(bench, other) == other.sent
+    bench.journal.commit()
+    bench.engine.tell(settled=True)
+    assert told(bench, worker) == worker.sent
+
+
+def test_a_publish_in_the_same_turn_is_urgent(bench: Bench) -> None:
+    """What a publisher waits for is never left for later."""
+    worker = bench.peer()
+    worker.publish("a")
+    token = delivered(worker)
+    turn_without_commit(
+        bench, worker, [Op.ACK, 1, [token]], [Op.QUEUE_PUBLISH, 1, "q", "b", b"x", 0, None]
+    )
+    assert bench.journal.urgent
+
+
+def test_many_removals_are_urgent(bench: Bench) -> None:
+    """A queue that is only emptied is committed, too, before too much is left to do."""
+    for seq in range(1000):
+        assert not bench.journal.urgent
+        bench.journal.delete(seq)
+    assert bench.journal.urgent
+
+
+def test_an_ack_that_a_crash_loses_can_be_repeated(bench: Bench) -> None:
+    """The client, which was not told, claims the delivery in the next life."""
+    worker = bench.peer()
+    worker.publish("a")
+    token = delivered(worker)
+    turn_without_commit(bench, worker, [Op.ACK, 1, [token]])
+    bench.engine.tell(settled=False)
+    bench.crash()
+    bench.peers[worker.route] = worker
+    worker.hello()
+    answers = worker.send([Op.CONSUME, 1, "q"], [Op.CLAIM, 5, 1, [token]])
+    new = next(command[2][0] for command in answers if command[:2] == [Reply.OK, 5])
+    assert new is not None
+    assert not worker.send([Op.ACK, 1, [new]])
+    assert worker.send([Op.QUEUE_STATS, 6, "q"])[-1] == [Reply.OK, 6, [0, 0, 0, 0]]
+
+
+def test_settled_messages_are_committed_soon(tmp_path: Path) -> None:
+    """Without anything else to commit they are committed all the same, and a heartbeat tells so."""
+    broker = Running(tmp_path / "data")
+    try:
+        with Dealer(broker.address) as dealer:
+            dealer.hello()
+            dealer.send([Op.QUEUE_PUBLISH, 1, "q", "a", b"x", 0, None])
+            dealer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+            token = dealer.command(Reply.DELIVERIES)[2][0][0]
+            dealer.send([Op.ACK, 1, [token]])
+            received = 0
+            while received < dealer.sent:
+                assert dealer.socket.poll(5_000)
+                received = decode(dealer.socket.recv())[1]
+                dealer.socket.send(encode(0, dealer.received, []))
+    finally:
+        broker.close()
