@@ -52,6 +52,8 @@ class _Queue:
 @asynccontextmanager
 async def _open(url: str, name: str, settings: Settings) -> AsyncIterator[_Queue]:
     pool = await create_pool(RedisSettings.from_dsn(url))
+    # Each call under way takes a connection, and the pool's own limit is an error, not a queue.
+    pool.connection_pool.max_connections = 2 * settings.in_flight + 10
     try:
         async with asyncio.TaskGroup() as tasks:
             queue = _Queue(pool, name, settings.in_flight, tasks)

@@ -37,9 +37,14 @@ class _Cache:
         raise NotImplementedError("it does not cache functions")
 
 
+def _connected(url: str, settings: Settings) -> redis.Redis:
+    # Each call under way takes a connection, and the pool's own limit is an error, not a queue.
+    return redis.Redis.from_url(url, max_connections=2 * settings.in_flight + 10)
+
+
 @asynccontextmanager
 async def _cache(url: str, name: str, settings: Settings) -> AsyncIterator[_Cache]:
-    async with redis.Redis.from_url(url) as client:
+    async with _connected(url, settings) as client:
         yield _Cache(client)
 
 
@@ -74,7 +79,7 @@ class _PubSub:
 
 @asynccontextmanager
 async def _pub_sub(url: str, name: str, settings: Settings) -> AsyncIterator[_PubSub]:
-    async with redis.Redis.from_url(url) as client, asyncio.TaskGroup() as tasks:
+    async with _connected(url, settings) as client, asyncio.TaskGroup() as tasks:
         pub_sub = _PubSub(client, name, tasks)
         try:
             yield pub_sub
@@ -136,7 +141,7 @@ class _Stream:
 
 @asynccontextmanager
 async def _stream(url: str, name: str, settings: Settings) -> AsyncIterator[_Stream]:
-    async with redis.Redis.from_url(url) as client, asyncio.TaskGroup() as tasks:
+    async with _connected(url, settings) as client, asyncio.TaskGroup() as tasks:
         try:
             await client.xgroup_create(name, _GROUP, id="0", mkstream=True)
         except ResponseError as error:
@@ -167,7 +172,7 @@ class _Lock:
 
 @asynccontextmanager
 async def _lock(url: str, name: str, settings: Settings) -> AsyncIterator[_Lock]:
-    async with redis.Redis.from_url(url) as client:
+    async with _connected(url, settings) as client:
         yield _Lock(client)
 
 

@@ -219,11 +219,13 @@ class Flow:
             await self._all(sent)
             self._tell_consumers(stop=True)
             await asyncio.wait(listening)
+        settled = max(each["settled"] for each in self._settled)
         return Outcome(
             sent=sent,
             handled=self.handled,
             begin=min(end["begin"] for end in ends),
-            end=max([self.handled_at, *(each["settled"] for each in self._settled)]),
+            # If something is missing, it was waited for in vain before anybody settled.
+            end=self.handled_at if self.handled < sent else max(self.handled_at, settled),
             latencies=sorted(each for end in self._settled for each in end["latencies"]),
             confirmations=sorted(each for end in ends for each in end["confirmations"]),
         )

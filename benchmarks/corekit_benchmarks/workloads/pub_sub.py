@@ -6,8 +6,9 @@ from ..contracts import LOST, MEDIAN, P99, RATE, About, Link, PubSubClient, Samp
 from ..settings import Settings
 from .flow import Flow, Outcome, Receipts, flood, pace, settle
 
-#: Messages on their way at most.
+#: What is on its way at most: messages, and all together about so many bytes.
 _WINDOW = 10_000
+_WINDOW_BYTES = 8 * 1024 * 1024
 
 #: Messages a second "at rest".
 _AT_REST = 200
@@ -41,7 +42,7 @@ class Throughput:
 
     async def subscriber(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Count."""
-        receipts = Receipts(link, _WINDOW)
+        receipts = Receipts(link, _window(settings))
         await client.subscribe(receipts.note)
         link.send(ready=True)
         await receipts.until_told()
@@ -71,7 +72,7 @@ class Latency:
 
     async def subscriber(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Note how long each message took."""
-        receipts = Receipts(link, _WINDOW)
+        receipts = Receipts(link, _window(settings))
         await client.subscribe(receipts.note_latency)
         link.send(ready=True)
         await receipts.until_told()
@@ -84,7 +85,11 @@ async def _flow(stage: Stage, publishers: int, subscribers: int) -> Outcome:
     for role in (*consumers, *producers):
         await role.receive()
     # A message is off its way when the slowest has it.
-    return await Flow(producers, consumers, total=min).run(_WINDOW)
+    return await Flow(producers, consumers, total=min).run(_window(stage.settings))
+
+
+def _window(settings: Settings) -> int:
+    return max(10, min(_WINDOW, _WINDOW_BYTES // max(1, settings.payload)))
 
 
 WORKLOADS: tuple[Workload, ...] = (
