@@ -42,6 +42,7 @@ from .settings import Certificates
 __all__ = [
     "AuthenticateRequest",
     "Call",
+    "Compare",
     "DeleteRangeRequest",
     "Endpoint",
     "LeaseGrantRequest",
