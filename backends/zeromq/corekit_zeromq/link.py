@@ -120,7 +120,7 @@ class Link:
         """Send *frame*; it arrives if the link holds."""
         self._socket.send(frame, zmq.NOBLOCK)
         # The descriptor is edge-triggered, and sending may have consumed the edge.
-        if self._again is None and self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:  # type: ignore[arg-type]
+        if self._again is None and int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
             self._again = self._loop.call_soon(self._readable)
 
     def _readable(self) -> None:

@@ -99,7 +99,7 @@ class Transport:
     def readable(self) -> bool:
         """Whether there is something to receive."""
         # Not the attribute `events`: it takes three times as long, and is asked each turn.
-        return bool(self._socket.getsockopt(zmq.EVENTS) & zmq.POLLIN)  # type: ignore[arg-type]
+        return bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def receive(self) -> tuple[bytes, bytes, str] | None:
         """Return connection, frame and key of the next frame, None if there is none now."""
