@@ -5,7 +5,9 @@ commands that were ready in one turn of the sender's loop.
 
 Numbers make a session out of connections. Each side counts its frames from 1; `received` is the
 number of the last frame it got from the other side. A frame with number 0 is outside the count: it
-carries HELLO or what answers it, or nothing (a heartbeat). Each side keeps what it sent until the
+carries HELLO or what answers it, or nothing (a heartbeat). The broker's `received`
+may lag behind what arrived: it names a frame once what that changed is on disk.
+Each side keeps what it sent until the
 other has received it. After a lost connection the client says HELLO with its session and
 `received`; the broker answers WELCOME with its own, and both send again what the other lacks. So
 within one life of the broker every command arrives exactly once and in order, however often the
