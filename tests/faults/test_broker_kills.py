@@ -33,7 +33,7 @@ async def test_nothing_confirmed_is_lost(new_run: Callable[[], Run]) -> None:
         for name in publishers[:2]:
             await run.client("publisher", name, broker.url, channel="work", width=20, pause=0.02)
         await run.client("publisher", "publisher3", broker.url, channel="line", pause=0.02)
-        for _ in range(scaled(25)):
+        for _ in range(scaled(20)):
             await asyncio.sleep(run.random.uniform(0.25, 0.9))
             await run.kill_broker(broker)
         await run.end(publishers)

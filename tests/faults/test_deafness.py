@@ -77,7 +77,7 @@ async def test_all_resume_when_their_link_is_back(new_run: Callable[[], Run]) ->
             paths[name] = await stack.enter_async_context(links.Link(_port(broker)))
             await run.client(kind, name, paths[name].url, **OPTIONS)
         await asyncio.sleep(1)
-        for _ in range(scaled(3)):
+        for _ in range(scaled(2)):
             for kind in links.KINDS:
                 broken = run.random.sample(list(paths), 3)
                 # Shorter than a session lives, or longer.

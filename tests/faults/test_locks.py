@@ -33,7 +33,8 @@ class Guarded:
         self._checks = checks
         self._highest: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        #: Who used it last.
+        #: How often it was used, and by whom the last time.
+        self.uses = 0
         self.holder = ""
 
     async def __aenter__(self) -> Self:
@@ -55,6 +56,7 @@ class Guarded:
                 taken = not self._checks or use["token"] >= self._highest.get(use["name"], 0)
                 if taken:
                     self._highest[use["name"]] = use["token"]
+                    self.uses += 1
                     self.holder = use["holder"]
                 self._record("use", "ok" if taken else "fail", **use)
                 writer.write(b"+" if taken else b"-")
@@ -85,12 +87,15 @@ async def fight(run: Run, resource: Guarded, url: str, ttl: float, pauses: int, 
     """Let five contend while the one that holds the lock is paused, or killed."""
     options: dict[str, Any] = {"ttl": ttl, "resource": resource.address, "uses": 8}
     # Mostly between two turns of the loop: what wakes up there has not been cancelled yet.
-    options |= {"component": "lock", "block": 0.04, "work": 0.005}
+    options |= {"component": "lock", "block": 0.06, "work": 0.003}
     names = [f"contender{number}" for number in range(1, 6)]
     for name in names:
         await run.client("contender", name, url, **options)
     for kind in run.random.sample(["pause"] * pauses + ["kill"] * kills, pauses + kills):
         await asyncio.sleep(run.random.uniform(0.3, 1))
+        # Who has just used it will mostly do so again, after a while in which nothing cancels it.
+        await eventually(lambda before=resource.uses: resource.uses > before)
+        await asyncio.sleep(0.015)
         target = resource.holder
         program = run.clients[target]
         async with run.fault(kind, target):
@@ -109,13 +114,13 @@ async def fight(run: Run, resource: Guarded, url: str, ttl: float, pauses: int, 
 
 
 async def contended(
-    new_run: Callable[[], Run], start: Callable[[Run], str], *, ttl: float, late: float
+    new_run: Callable[[], Run], start: Callable[[Run], str], *, ttl: float, late: float, pauses: int
 ) -> None:
     """Run a fight and judge it; *late* is how much longer than *ttl* a lease may live."""
     async with new_run() as run:
         url = await asyncio.to_thread(start, run)
         async with Guarded(run.directory, run.record) as resource:
-            await fight(run, resource, url, ttl, scaled(7), scaled(3))
+            await fight(run, resource, url, ttl, scaled(pauses), scaled(pauses / 2))
         events = run.events()
         run.judge(
             checkers.fencing(events, pauses=True),
@@ -127,12 +132,12 @@ async def contended(
 
 async def test_paused_and_killed_holders_on_a_broker(new_run: Callable[[], Run]) -> None:
     """The guarded resource refuses the paused holder, which is told; the next one gets in."""
-    await contended(new_run, lambda run: run.broker().url, ttl=1.0, late=2.0)
+    await contended(new_run, lambda run: run.broker().url, ttl=1.0, late=2.0, pauses=7)
 
 
 async def test_paused_and_killed_holders_on_etcd(new_run: Callable[[], Run], etcd: Any) -> None:
     """The same on etcd, whose leases have at least two seconds."""
-    await contended(new_run, lambda run: etcd.url, ttl=2.0, late=3.0)
+    await contended(new_run, lambda run: etcd.url, ttl=2.0, late=3.0, pauses=5)
 
 
 async def test_holders_without_faults_never_overlap(new_run: Callable[[], Run]) -> None:

@@ -80,8 +80,10 @@ async def test_jobs_of_killed_workers_are_taken_over(new_run: Callable[[], Run])
         workers = Workers(run, broker.url, 4)
         await workers.start()
         await run.client("publisher", "publisher1", broker.url, width=1, pause=0.04)
-        for _ in range(scaled(20)):
-            await asyncio.sleep(run.random.uniform(0.1, 0.6))
+        for _ in range(scaled(15)):
+            # Not before the session of the one before has ended: until then it has credit, and
+            # what it is given waits for its end.
+            await asyncio.sleep(SESSION_TIMEOUT + run.random.uniform(0, 1))
             name = run.random.choice(workers.names)
             async with run.fault("kill", name):
                 workers.remove(name)
