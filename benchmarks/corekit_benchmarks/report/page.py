@@ -20,16 +20,8 @@ _KINDS = {
     "start": "Starting up",
 }
 
-#: The shares of which the distribution shows where they stand, and how far out its end is.
-_TICKS = (
-    (0.0, "0 %"),
-    (0.5, "50 %"),
-    (0.9, "90 %"),
-    (0.99, "99 %"),
-    (0.999, "99.9 %"),
-    (1.0, "all"),
-)
-_END = 3.7
+#: What the distribution shows: the longest of all says more about the machine than about a subject.
+_TICKS = ((0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %"), (0.999, "99.9 %"))
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --soft: #667; --grid: #e3e5ea; --ground: #fff; }
@@ -138,7 +130,9 @@ def _distribution(measured: Iterable[Line], colours: dict[str, str]) -> str:
         distribution = line.distribution()
         if distribution:
             points = [
-                (share, max(1e-9, at)) for share, at in zip(SHARES, distribution, strict=True)
+                (share, max(1e-9, at))
+                for share, at in zip(SHARES, distribution, strict=True)
+                if share <= _TICKS[-1][0]
             ]
             found.append(Curve(line.subject, points, colours[line.subject]))
     if not found:
@@ -150,8 +144,8 @@ def _distribution(measured: Iterable[Line], colours: dict[str, str]) -> str:
 
 
 def _nines(share: float) -> float:
-    """Give each further nine the same room, and the longest of all a place behind them."""
-    return (_END if share >= 1 else -math.log10(1 - share)) / _END
+    """Give each further nine the same room."""
+    return math.log(1 - share) / math.log(1 - _TICKS[-1][0])
 
 
 def _curves(cases: Iterable[CaseResult], colours: dict[str, str]) -> str:

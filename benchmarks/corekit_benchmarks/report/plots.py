@@ -176,7 +176,8 @@ def _labels(ends: Sequence[tuple[tuple[float, float], Curve]], x: float) -> list
         parts.append(
             f'<path class="lead" stroke="{curve.colour}" '
             f'd="M{end_x:.1f} {end_y:.1f}L{x + 12:.1f} {y:.1f}"/>'
-            f'<text x="{x + 16:.1f}" y="{y:.1f}" class="value">{escape(curve.name)}</text>'
+            f'<circle cx="{x + 16:.1f}" cy="{y:.1f}" r="4" fill="{curve.colour}"/>'
+            f'<text x="{x + 24:.1f}" y="{y:.1f}" class="value">{escape(curve.name)}</text>'
         )
     return parts
 
