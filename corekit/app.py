@@ -180,7 +180,7 @@ class App:
         """Return the live instances of the application, this one included.
 
         `await app.instances()` is the list of them; `async for change in app.instances()` tells who
-        joins and leaves. An instance that dies disappears within 15 seconds. Raises
+        joins and leaves. An instance that dies disappears after about 15 seconds. Raises
         ConfigurationError, when used, if the backend of the locks cannot keep members.
         """
         return self._instance_registry.instances()

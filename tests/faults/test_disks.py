@@ -127,8 +127,7 @@ async def delivered(url: str) -> list[int]:
 async def test_a_journal_that_lost_its_end(new_run: Callable[[], Run], tmp_path: Path) -> None:
     """Whatever byte a journal was cut at, it holds what was confirmed before that byte.
 
-    It is delivered in order, without holes and without anything else; and the broker says that
-    its journal ends too early, if it does by a confirmed message that it had marked.
+    It is delivered in order, without holes and without anything else.
     """
     async with new_run() as run:
         broker = run.broker()
