@@ -112,7 +112,12 @@ class DataDirectory:
 
     def used(self) -> int:
         """Return the bytes that the files of the directory take."""
-        return sum(entry.stat().st_blocks * 512 for entry in os.scandir(self.path))
+        used = 0
+        for entry in os.scandir(self.path):
+            # SQLite removes files of its own at any time.
+            with contextlib.suppress(FileNotFoundError):
+                used += entry.stat().st_blocks * 512
+        return used
 
     def high_water(self) -> HighWater | None:
         """Return the mark that was kept last, None if there is none that can be read."""

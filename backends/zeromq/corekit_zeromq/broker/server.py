@@ -232,7 +232,12 @@ class Broker:
             self._engine.sessions.extend(away)
         if self._authenticator is not None:
             self._authenticator.answer()
-        self._check_space()
+        try:
+            self._check_space()
+        except OSError as error:
+            # Its directory was removed: what is confirmed from now on would be nowhere.
+            self._fail(error)
+            return
         self._turns.tick(now)
         if now - self._marked_at >= 1.0:
             self._marked_at = now

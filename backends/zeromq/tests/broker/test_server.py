@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sqlite3
@@ -610,3 +611,14 @@ def test_a_journal_that_fails_ends_the_broker(
     broker = Running(tmp_path / "data")
     assert ask_status(broker.url, 5)["queue_count"] == 0
     broker.close()
+
+
+def test_a_data_directory_that_goes_away_ends_the_broker(tmp_path: Path) -> None:
+    """Removing the directory of a running broker ends it, with the status of an I/O error."""
+
+    async def scenario() -> int:
+        async with Broker(["tcp://127.0.0.1:*"], tmp_path / "data") as broker:
+            shutil.rmtree(tmp_path / "data")
+            return await asyncio.wait_for(broker.stopped, 5)
+
+    assert asyncio.run(scenario()) == exits.IO_ERROR
