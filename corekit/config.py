@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from .arguments import shown
 from .errors import ConfigurationError, InvalidType
+from .names import CONTROL
 
 _LONGEST_URL = 4096
 _SCHEME = re.compile(r"[a-z][a-z0-9.-]*(\+[a-z0-9.-]+)*")
@@ -18,7 +19,6 @@ _HOST_AND_PORT = re.compile(r"[A-Za-z0-9.-]+:[0-9]{1,5}")
 _BAD_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
 _QUOTES = "'\""
 _FORBIDDEN = re.compile("[\x00-\x20\x7f-\x9f]")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 _SECRETS = ("secret", "pass", "token", "key", "auth")
 
 
@@ -196,7 +196,7 @@ class _Parser:
             decoded = unquote(text, errors="strict")
         except UnicodeDecodeError:
             raise self._error("the URL's percent-encoding is not UTF-8") from None
-        if _CONTROL.search(decoded):
+        if CONTROL.search(decoded):
             raise self._error("the URL holds control characters")
         return decoded
 

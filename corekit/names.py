@@ -30,7 +30,8 @@ INSTANCE = "instance"
 #: are never empty, so it meets none of them.
 SHARED = ""
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+#: The control characters (C0, DEL and C1), which no name and no part of a URL may hold.
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 
 
 def checked(parameter: str, value: str) -> str:
@@ -60,7 +61,7 @@ def checked(parameter: str, value: str) -> str:
         raise InvalidName(
             f"{parameter} must be at most {LONGEST} bytes of UTF-8, not {length}: {shown(value)}"
         )
-    if _CONTROL.search(value):
+    if CONTROL.search(value):
         raise InvalidName(f"{parameter} must not hold control characters: {shown(value)}")
     return value
 
