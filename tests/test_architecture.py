@@ -35,12 +35,14 @@ FOUNDATION = {
     "names",
     "serialization",
     "tasks",
+    "timers",
     "transactions",
     "signals",
     "worker_mode",
 }
 MEMORY_AND_BACKENDS = {
-    *("adapters", "arguments", "clock", "config", "errors", "lifecycle", "plugins", "tasks")
+    *("adapters", "arguments", "clock", "config", "errors", "lifecycle", "plugins", "tasks"),
+    "timers",
 }
 
 #: What a part of corekit may import, beside itself. A part is a package or a top-level module.
@@ -54,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plugin": {"arguments", "errors", "names"},
     "managers": {
         *("adapters", "arguments", "clock", "errors", "lifecycle", "names"),
-        *("serialization", "tasks"),
+        *("serialization", "tasks", "timers"),
     },
     "memory": MEMORY_AND_BACKENDS,
     "app": {

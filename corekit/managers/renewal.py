@@ -8,8 +8,8 @@ import logging
 from ..clock import Clock
 from ..errors import BackendError, LockLost
 from ..tasks import TaskOwner
+from ..timers import EarliestTimer
 from .lease import Lease
-from .timer import EarliestTimer
 
 logger = logging.getLogger("corekit.lock")
 

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 
 from ..adapters import Delivery, EventQueueAdapter
 from ..tasks import TaskOwner
+from ..timers import EarliestTimer
 from .context import ManagerContext
 from .delivery import Process
 from .handler_context import enter_handler
 from .handling import Handling, Run, Stage
 from .log_limit import LogLimit
 from .prefetch import MOST, PrefetchBuffer, PrefetchCount
-from .timer import EarliestTimer
 
 logger = logging.getLogger("corekit.event_queue")
 

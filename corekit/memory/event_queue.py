@@ -17,6 +17,7 @@ from ..adapters import (
 )
 from ..config import BackendURL
 from ..errors import NotOpenError
+from ..timers import EarliestTimer
 from .backlog import Backlog, Channel, Message
 from .hub import OPTIONS, hub
 
@@ -179,7 +180,7 @@ class MemoryEventQueue:
         self.consumers: set[MemoryConsumer] = set()
         self._most = most
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: EarliestTimer | None = None
         self._burst = 0
 
     def __repr__(self) -> str:
@@ -188,6 +189,7 @@ class MemoryEventQueue:
 
     async def open(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._timer = EarliestTimer(self._loop, self._serve_due)
         with self.queues.lock:
             for adapter in [a for a in self.queues.adapters if a.lost]:
                 adapter.end(died=True)
@@ -289,20 +291,15 @@ class MemoryEventQueue:
     def set_timer(self) -> None:
         """Wake up when the next delayed message is due; called in this adapter's loop."""
         due = self.queues.next_due
-        if due is None or self._loop is None:
-            return
-        if self._timer is not None:
-            if self._timer.when() <= due:
-                return
-            self._timer.cancel()
-        self._timer = self._loop.call_at(due, self._serve_due)
+        if due is not None and self._timer is not None:
+            self._timer.set(due)
 
     def end(self, *, died: bool) -> None:
         """Close all consumers, and leave the delayed messages to another adapter."""
         if self._loop is None:
             return
         if self._timer is not None:
-            self._timer.cancel()
+            self._timer.close()
             self._timer = None
         for consumer in list(self.consumers):
             consumer.end(died=died)
@@ -314,7 +311,6 @@ class MemoryEventQueue:
 
     def _serve_due(self) -> None:
         with self.queues.lock:
-            self._timer = None
             self.queues.serve_due(self.clock.monotonic())
             self.set_timer()
 

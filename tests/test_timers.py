@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from corekit.managers.timer import EarliestTimer
 from corekit.testing import VirtualClock
+from corekit.timers import EarliestTimer
 
 
 async def test_the_earliest_moment_counts(clock: VirtualClock) -> None:
