@@ -15,7 +15,8 @@ clause of the contract, which its docstring states. Inherit it and say how to ma
   one test must meet in one backend, which tests may share: each uses names of its own.
 - Clauses that prove a guarantee run where the adapter declares it in `guarantees`, and are skipped,
   with the reason, elsewhere. So are those that need a method which only you can write, such as
-  `restart`, `kill`, `cut` or `interrupt`: override it.
+  `restart`, `kill`, `cut` or `interrupt`: override it. A `Proxy` before the server cuts and
+  interrupts connections without its help, and holds, halves, loses or delays what passes.
 - Attributes such as `ttl`, `tick` and `late` say how quick the backend is; lengthen them for a slow
   one. Adapters that live in this process and go by `self.clock` only set `virtual = True`.
 - A lock adapter that keeps members passes the `MembershipSuite` beside the `LockSuite`.
@@ -39,6 +40,7 @@ from .contexts import make_context
 from .event_queue import EventQueueSuite
 from .lock import LockSuite
 from .membership import MembershipSuite
+from .proxy import Proxy
 from .pub_sub import PubSubSuite
 from .waiting import eventually
 
@@ -47,6 +49,7 @@ __all__ = [
     "EventQueueSuite",
     "LockSuite",
     "MembershipSuite",
+    "Proxy",
     "PubSubSuite",
     "VirtualClock",
     "drop_memory",

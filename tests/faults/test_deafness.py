@@ -14,10 +14,10 @@ from .processes import SCALE, Broker, Run, nothing_left, scaled
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + scaled(120))]
 
 #: How long the broker is away, in seconds.
-ABSENCES = [0.1, 3.0] + [30.0] * (SCALE > 1)
+ABSENCES = [0.1, 3.0, 30.0]
 
-#: Two seconds are promised; a busy machine gets one more.
-RESUMED_WITHIN = 3.0
+#: What is promised, in seconds from the moment the broker listens, or the link is whole.
+RESUMED_WITHIN = 2.0
 
 CLIENTS = [
     *(("consumer", "consumer1"), ("publisher", "publisher1")),
@@ -68,14 +68,17 @@ async def test_all_resume_when_the_broker_is_back(new_run: Callable[[], Run]) ->
 
 
 async def test_all_resume_when_their_link_is_back(new_run: Callable[[], Run]) -> None:
-    """Each client has its own link, which is cut, resets, holds, drops, delays, or halves."""
+    """Each client has its own link, which is cut, resets, holds, drops, delays, or halves.
+
+    What is held or dropped is so both ways, or one way only.
+    """
     async with AsyncExitStack() as stack:
         run = await stack.enter_async_context(new_run())
         broker = run.broker(listen=f"tcp://127.0.0.1:{links.free_port()}")
         paths = {}
         for kind, name in CLIENTS:
             paths[name] = await stack.enter_async_context(links.Link(_port(broker)))
-            await run.client(kind, name, paths[name].url, **OPTIONS)
+            await run.client(kind, name, f"zmq://{paths[name].address}", **OPTIONS)
         await asyncio.sleep(1)
         for _ in range(scaled(2)):
             for kind in links.KINDS:

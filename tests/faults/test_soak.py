@@ -83,7 +83,7 @@ async def test_mixed_load_with_faults_stays_flat(new_run: Callable[[], Run]) -> 
         paths = {}
         for name in names:
             paths[name] = await stack.enter_async_context(links.Link(port))
-            await run.client("mixed", name, paths[name].url)
+            await run.client("mixed", name, f"zmq://{paths[name].address}")
         watching = asyncio.create_task(watch(run, broker.program))
         await make_trouble(run, broker.program, paths)
         await asyncio.sleep(3)

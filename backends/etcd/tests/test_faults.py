@@ -20,10 +20,9 @@ from corekit import App
 from corekit.adapters import Grant
 from corekit.config import Address, BackendURL
 from corekit.errors import BackendUnavailable, LockLost, OutcomeUnknown
-from corekit.testing import eventually
+from corekit.testing import Proxy, eventually
 from corekit.testing.contexts import make_context
 
-from .proxy import Proxy
 from .servers import Etcd, Node, free_ports
 
 
@@ -272,12 +271,12 @@ async def test_cancelled_waiters_leave_no_keys(etcd: Etcd) -> None:
 
 async def test_a_lost_answer_to_an_acquisition(etcd: Etcd) -> None:
     """An acquisition that was done, without the answer arriving, is found to be done."""
-    async with Proxy(etcd.nodes[0].port) as proxy, locks(proxy.url) as (adapter,):
+    async with Proxy(etcd.nodes[0].port) as proxy, locks(f"etcd://{proxy.address}") as (adapter,):
         await adapter.release(await taken(adapter, "warm"))
-        proxy.losing_answers = True
+        proxy.answers.losing = True
         taking = asyncio.create_task(adapter.acquire("a", 10, 0))
         await until_keys(etcd, 1)
-        proxy.losing_answers = False
+        proxy.answers.losing = False
         proxy.cut()
         grant = await taking
         assert grant is not None
@@ -290,15 +289,15 @@ async def test_a_lost_answer_to_an_acquisition(etcd: Etcd) -> None:
 async def test_a_lost_answer_to_a_write(etcd: Etcd) -> None:
     """A write or swap whose answer was lost is not repeated; its outcome is called unknown."""
     async with Proxy(etcd.nodes[0].port) as proxy:
-        cache = Cache(BackendURL.parse(proxy.url), make_context())
+        cache = Cache(BackendURL.parse(f"etcd://{proxy.address}"), make_context())
         await cache.open()
         try:
             space = cache.space("shop/cache/a")
             await space.set("a", b"1", None)
-            proxy.losing_answers = True
+            proxy.answers.losing = True
             writing = asyncio.create_task(space.swap("b", b"2", None, None))
             await until_keys(etcd, 2)
-            proxy.losing_answers = False
+            proxy.answers.losing = False
             proxy.cut()
             with pytest.raises(OutcomeUnknown):
                 await writing
@@ -314,15 +313,15 @@ async def test_a_lost_answer_to_a_new_lease(etcd: Etcd) -> None:
     async with (
         Etcd3Client([etcd.nodes[0].address]) as bare,
         Proxy(etcd.nodes[0].port) as proxy,
-        locks(proxy.url) as (adapter,),
+        locks(f"etcd://{proxy.address}") as (adapter,),
     ):
         assert bare.lease is not None
-        proxy.losing_answers = True
+        proxy.answers.losing = True
         taking = asyncio.create_task(adapter.acquire("a", 10, 0))
         async with asyncio.timeout(10):
             while not (await bare.lease.leases()).leases:  # noqa: ASYNC110 - nobody tells when
                 await asyncio.sleep(0.01)
-        proxy.losing_answers = False
+        proxy.answers.losing = False
         proxy.cut()
         assert await taking is not None
         assert len((await bare.lease.leases()).leases) == 1
@@ -331,10 +330,10 @@ async def test_a_lost_answer_to_a_new_lease(etcd: Etcd) -> None:
 async def test_a_server_that_accepts_and_says_nothing(etcd: Etcd) -> None:
     """What was certainly not sent is not called unknown."""
     async with Proxy(etcd.nodes[0].port) as proxy:
-        cache = Cache(BackendURL.parse(proxy.url + "?timeout=2"), make_context())
+        cache = Cache(BackendURL.parse(f"etcd://{proxy.address}?timeout=2"), make_context())
         await cache.open()
         try:
-            proxy.losing_answers = True
+            proxy.answers.losing = True
             proxy.cut()
             await eventually(lambda: not cache._client.connection.endpoint.is_connected)
             with pytest.raises(BackendUnavailable) as caught:
@@ -349,7 +348,7 @@ async def test_a_cut_connection_while_waiting(etcd: Etcd) -> None:
     async with (
         Proxy(etcd.nodes[0].port) as proxy,
         locks(etcd.url) as (a,),
-        locks(proxy.url) as (b,),
+        locks(f"etcd://{proxy.address}") as (b,),
     ):
         held = await taken(a, "a")
         waiting = asyncio.create_task(taken(b, "a", 10, None))
@@ -371,7 +370,7 @@ async def test_compacted_history(etcd: Etcd) -> None:
         Etcd3Client([etcd.nodes[0].address]) as bare,
         Proxy(etcd.nodes[0].port) as proxy,
         locks(etcd.url) as (a,),
-        locks(proxy.url) as (b,),
+        locks(f"etcd://{proxy.address}") as (b,),
     ):
         held = await taken(a, "a")
         waiting = asyncio.create_task(taken(b, "a", 10, None))

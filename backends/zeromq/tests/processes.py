@@ -1,8 +1,7 @@
-"""Broker processes, and what stands between them and their clients."""
+"""Processes of the broker and of its clients."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -12,8 +11,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 
 def free_port() -> int:
@@ -99,89 +96,6 @@ class BrokerProcess:
     def resume(self) -> None:
         """Let a paused process go on."""
         self.signal(signal.SIGCONT)
-
-
-class Proxy:
-    """A TCP proxy that can cut, refuse, hold back and delay what passes through it."""
-
-    def __init__(self, port: int) -> None:
-        self._target = port
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._writers: set[asyncio.StreamWriter] = set()
-        self.port = 0
-        #: Whether connections are accepted and bytes passed on.
-        self.refusing = False
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        #: The largest piece passed on at once, and the pause after each, in seconds.
-        self.piece = 65536
-        self.delay = 0.0
-        self.connections = 0
-
-    @property
-    def url(self) -> str:
-        return f"zmq://127.0.0.1:{self.port}"
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def cut(self) -> None:
-        """Reset every connection."""
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def hold(self) -> None:
-        """Pass nothing on, without closing anything: what a dead network looks like."""
-        self._flowing.clear()
-
-    def let_go(self) -> None:
-        """Pass on again, beginning with what was held."""
-        self._flowing.set()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self.refusing:
-            writer.transport.abort()
-            return
-        self.connections += 1
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        except OSError:
-            writer.transport.abort()
-            return
-        self._writers |= {writer, far_writer}
-        for source, sink in ((reader, far_writer), (far_reader, writer)):
-            task = asyncio.create_task(self._pump(source, sink))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-        try:
-            while data := await source.read(self.piece):
-                await self._flowing.wait()
-                if self.delay:
-                    await asyncio.sleep(self.delay)
-                sink.write(data)
-                await sink.drain()
-        except OSError:
-            pass
-        finally:
-            sink.transport.abort()
 
 
 def run_client(code: str, *arguments: str) -> subprocess.Popen[bytes]:

@@ -16,10 +16,10 @@ from corekit_zeromq.pub_sub import PubSub
 
 from corekit.adapters import Consumer, Delivery
 from corekit.errors import BackendUnavailable
-from corekit.testing import eventually
+from corekit.testing import Proxy, eventually
 
 from .fake_broker import opened
-from .processes import BrokerProcess, Proxy
+from .processes import BrokerProcess
 
 
 class Worker:
@@ -112,7 +112,10 @@ async def check_nothing_lost(load: Load, worker: Worker, queue: EventQueue, chan
 @asynccontextmanager
 async def through_proxy(broker: BrokerProcess, kind: Any, *args: Any) -> AsyncIterator[Any]:
     """Open an adapter of *kind* behind a proxy; give both."""
-    async with Proxy(broker.port) as proxy, opened(kind, proxy.url, *args) as adapter:
+    async with (
+        Proxy(broker.port) as proxy,
+        opened(kind, f"zmq://{proxy.address}", *args) as adapter,
+    ):
         yield adapter, proxy
 
 
@@ -157,7 +160,7 @@ async def test_cuts_lose_and_double_nothing(broker: BrokerProcess) -> None:
         await check_nothing_lost(load, worker, queue, "q")
         assert sorted(worker.handled) == sorted(load.confirmed)
         assert worker.late == 0
-        assert first.connections >= 6
+        assert first.accepted >= 6
 
 
 async def test_a_short_partition_is_bridged(broker: BrokerProcess) -> None:
@@ -171,7 +174,7 @@ async def test_a_short_partition_is_bridged(broker: BrokerProcess) -> None:
         await asyncio.sleep(0.3)
         proxy.hold()
         await asyncio.sleep(0.6)
-        proxy.let_go()
+        proxy.restore()
         await asyncio.sleep(0.3)
         await load.stop()
         assert load.uncertain == []
@@ -183,7 +186,7 @@ async def test_a_long_partition_is_noticed(broker: BrokerProcess) -> None:
     """A dead network is noticed by the silence; calls fail in their time, then all goes on."""
     async with (
         Proxy(broker.port) as proxy,
-        opened(EventQueue, proxy.url + "?timeout=1") as producer,
+        opened(EventQueue, f"zmq://{proxy.address}?timeout=1") as producer,
         opened(EventQueue, broker.url) as queue,
     ):
         worker = Worker(queue, "q")
@@ -196,7 +199,7 @@ async def test_a_long_partition_is_noticed(broker: BrokerProcess) -> None:
         assert time.monotonic() - begun < 2
         await asyncio.sleep(1.5)  # longer than the broker keeps the session
         proxy.cut()
-        proxy.let_go()
+        proxy.restore()
         back = time.monotonic()
         before = len(load.confirmed)
         await eventually(lambda: len(load.confirmed) > before)
@@ -211,9 +214,9 @@ async def test_a_bad_network_is_only_slow(broker: BrokerProcess, setting: str) -
     async with through_proxy(broker, PubSub, listener := Listener()) as (pub_sub, proxy):
         await pub_sub.subscribe("c")
         if setting == "slow":
-            proxy.delay = 0.05
+            proxy.requests.delay = proxy.answers.delay = 0.05
         else:
-            proxy.piece = 3
+            proxy.requests.piece = proxy.answers.piece = 3
         for number in range(200):
             await pub_sub.publish("c", str(number).encode())
         await eventually(lambda: len(listener.arrived) == 200)
