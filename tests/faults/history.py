@@ -53,12 +53,28 @@ class Recorder:
         os.close(self._file)
 
 
+class Reader:
+    """Reads the events of all processes that write to *directory*, each once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._read: dict[Path, int] = {}
+        self._events: list[Event] = []
+
+    def events(self) -> list[Event]:
+        """Return all events so far, in order of time."""
+        for path in sorted(self._directory.glob("*.history")):
+            with path.open("rb") as file:
+                file.seek(self._read.get(path, 0))
+                # Half a line at the end: it is being written; or its process was killed before it
+                # was, and before what it would have told of a call that follows.
+                lines, ends, _ = file.read().rpartition(b"\n")
+            self._read[path] = self._read.get(path, 0) + len(lines + ends)
+            self._events += [Event(*json.loads(line)) for line in lines.splitlines()]
+        self._events.sort(key=lambda event: event.time)
+        return list(self._events)
+
+
 def read(directory: Path) -> list[Event]:
     """Return the events of all processes that wrote to *directory*, in order of time."""
-    events = []
-    for path in sorted(directory.glob("*.history")):
-        # Half a line at the end: its process was killed before it was written, and before what
-        # it would have told of a call that follows.
-        *lines, _ = path.read_bytes().split(b"\n")
-        events += [Event(*json.loads(line)) for line in lines]
-    return sorted(events, key=lambda event: event.time)
+    return Reader(directory).events()

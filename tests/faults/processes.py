@@ -153,6 +153,7 @@ class Run:
         self.random = random.Random(f"{SEED}/{name}")  # noqa: S311 - repeatable
         self.clients: dict[str, Program] = {}
         self._stack = AsyncExitStack()
+        self._history = history.Reader(self.directory)
         self.record = self.record_as("test")
 
     async def __aenter__(self) -> Self:
@@ -222,7 +223,7 @@ class Run:
 
     def events(self) -> list[Event]:
         """Return the history so far."""
-        return history.read(self.directory)
+        return self._history.events()
 
     async def until(
         self, condition: Callable[[list[Event]], bool], within: float, *, each: float = 0.5

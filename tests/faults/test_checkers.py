@@ -268,6 +268,24 @@ def test_the_history_is_read_back(tmp_path: Path) -> None:
     assert history.read(tmp_path) == events
 
 
+def test_what_was_appended_is_read_on(tmp_path: Path) -> None:
+    """A reader parses each line once, when it is whole, and puts late ones where they belong."""
+    reader = history.Reader(tmp_path)
+    assert reader.events() == []
+    first = tmp_path / "a.history"
+    first.write_text('[1, "a", "set", "ok", {}]\n[3, "a", "set", "ok", ')
+    before = reader.events()
+    assert [event.time for event in before] == [1]
+    with first.open("a") as file:
+        file.write("{}]\n")
+    (tmp_path / "b.history").write_text('[2, "b", "set", "ok", {}]\n')
+    assert [event.time for event in reader.events()] == [1, 2, 3]
+    assert reader.events() == history.read(tmp_path)
+    assert len(before) == 1
+    first.write_text("")
+    assert len(reader.events()) == 3
+
+
 def test_figures_stand_in_one_line() -> None:
     """The report shows the figures of all checkers."""
     story = Story().publish(1).handle(1).fault()
