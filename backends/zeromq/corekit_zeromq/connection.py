@@ -22,6 +22,7 @@ from corekit.errors import (
 from .admission import Admission
 from .dispatch import Dispatcher
 from .link_keeper import LinkKeeper
+from .process_identity import process_claim
 from .protocol import MAGIC, VERSION, Op, Reply, encode
 from .requests import Request, Requests, error_from
 from .session import Command, Session
@@ -103,6 +104,7 @@ class Connection:
     def _hello(self) -> bytes:
         session = self.session
         info = {"name": self._context.instance_id, "version": _own_version()}
+        info |= process_claim(self.settings)
         hello = [Op.HELLO, MAGIC, VERSION, session.identity, session.secret, session.received, info]
         return encode(0, session.received, [hello])
 

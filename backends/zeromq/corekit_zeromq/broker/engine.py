@@ -13,6 +13,7 @@ from typing import Any
 from corekit.errors import BackendError, CorekitError, InvalidArgument, SerializationError
 
 from .. import protocol
+from ..process_identity import ProcessIdentity, read_claim
 from ..protocol import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES, MAGIC, VERSION, Op, Reply
 from . import fields
 from .cache import Cache
@@ -21,6 +22,7 @@ from .handlers import Handlers
 from .journal import Journal
 from .limits import Limits
 from .locks import Locks
+from .processes import Processes
 from .pub_sub import PubSub
 from .queues import Queues
 from .rate import RateLimit
@@ -55,6 +57,7 @@ class Engine:
         wall: float,
         version: str = "?",
         high_water: HighWater | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.limits = limits
         self.journal = journal
@@ -66,7 +69,7 @@ class Engine:
         self.started = now
         self.disk: dict[str, int] = {}
         """What the server knows of the disk: bytes `disk_free` and `disk_used`."""
-        self.sessions = Sessions(journal, limits, random, now)
+        self.sessions = Sessions(journal, limits, random, now, processes)
         self.pub_sub = PubSub(limits)
         self.cache = Cache(limits.cache_bytes, int(wall * 1000) << 20)
         self.locks = Locks(journal, limits, random, now=now, wall=wall)
@@ -184,8 +187,11 @@ class Engine:
         May be called between turns: nothing in these frames waits for the journal.
         """
         beats = []
+        orphans = self.sessions.orphans
         for session in self.sessions:
-            if session.route is not None and now - session.spoke_at >= self.limits.heartbeat:
+            # Sending to those whose process has died shows whether their connection has gone.
+            due = now - session.spoke_at >= self.limits.heartbeat or session in orphans
+            if session.route is not None and due:
                 session.spoke(now)
                 beats.append((session.route, protocol.encode(0, session.told, ())))
         return beats
@@ -198,6 +204,11 @@ class Engine:
         for session in self.sessions.expired(self.now) if drained else ():
             logger.info("session %s was not heard of and has ended", session.name)
             self.end(session, died=True)
+        for session in self.sessions.orphaned(self.now, drained=drained):
+            logger.info("session %s has ended with its process", session.name)
+            self.end(session, died=True)
+        if drained:
+            self.sessions.all_read()
         if self.now - self._kept_house_at >= 1.0:
             self._kept_house_at = self.now
             self.queues.keep_house(self.now)
@@ -252,7 +263,7 @@ class Engine:
 
     def _greet(self, route: bytes, command: list[Any], user: str) -> None:
         try:
-            version, id_, secret, received, info = self._checked_hello(command)
+            version, id_, secret, received, info, process = self._checked_hello(command)
         except InvalidArgument as error:
             self.complaints.warning(b"stranger", "a connection sent a bad HELLO: %s", error)
             self._reply(route, 0, (Reply.REFUSED, error.code, str(error)))
@@ -287,16 +298,19 @@ class Engine:
             session = self.sessions.begin(self.now, user, info, (id_, secret))
         session.greeted_at = self.now
         self.sessions.attach(session, route, received if resumed else 0, self.now)
+        self.sessions.identify(session, process)
         if resumed:
             session.acknowledge(received)
         self._welcome(session, route, resumed=resumed)
 
-    def _checked_hello(self, command: list[Any]) -> tuple[int, bytes, bytes, int, dict[str, str]]:
+    def _checked_hello(
+        self, command: list[Any]
+    ) -> tuple[int, bytes, bytes, int, dict[str, str], ProcessIdentity | None]:
         if command[0] != Op.HELLO or len(command) < 3 or command[1] != MAGIC:
             raise InvalidArgument("only corekit's HELLO may stand in a frame without number")
         version = fields.whole("version", command[2], 0, 1 << 31)
         if version != VERSION:
-            return version, b"", b"", 0, {}
+            return version, b"", b"", 0, {}, None
         if len(command) != 7:
             raise InvalidArgument("HELLO has seven elements")
         return (
@@ -305,6 +319,7 @@ class Engine:
             fields.binary("secret", command[4], 64),
             fields.whole("received", command[5], 0, 1 << 62),
             fields.information(command[6]),
+            read_claim(command[6]),
         )
 
     def _welcome(self, session: Session, route: bytes, *, resumed: bool) -> None:
@@ -351,6 +366,15 @@ class Engine:
             self.pub_sub.unsubscribe(session, name)
         self.locks.end_session(self.now, session)
         self.sessions.end(session)
+
+    def orphan(self, now: float, session: Session) -> None:
+        """Take note that the process of *session* has died: it gets no messages any more.
+
+        It ends as soon as everything it said was read.
+        """
+        for consumer in session.consumers.values():
+            self.queues.revoke(consumer)
+        self.sessions.orphan(now, session)
 
     def drop(self, route: bytes) -> None:
         """End the session of a connection because of a fault of ours."""

@@ -23,11 +23,17 @@ from .engine import Engine
 from .exits import BrokerRefused
 from .journal import Journal
 from .limits import Limits
+from .processes import Processes
 from .security import Authenticator
+from .sessions import Session
 from .transport import Transport
 from .turns import Turns
 
 logger = logging.getLogger("corekit.broker")
+
+#: Pauses between looks at the connections of processes that died, in seconds: the first, the most.
+_FIRST_LOOK = 0.001
+_LAST_LOOK = 0.05
 
 
 class Broker:
@@ -98,6 +104,7 @@ class Broker:
         with contextlib.ExitStack() as undo:
             self._directory.open()
             undo.callback(self._directory.close)
+            self._processes = Processes(self._loop, self._process_died)
             self._open_engine()
             undo.callback(self._journal.close)
             transport = Transport(listen, self._limits, self._authenticator)
@@ -112,6 +119,7 @@ class Broker:
         self.stopped: asyncio.Future[int] = self._loop.create_future()
         self._ticked_at = self._marked_at = self._last_client_at = self._clock.monotonic()
         self._turns = Turns(self._engine, self._journal, transport, self._clock, self._fail)
+        self._look: asyncio.Handle | None = None
         self._tick()
         # What exists now stays: the collector need not look at it again.
         gc.freeze()
@@ -164,6 +172,7 @@ class Broker:
                 wall=self._clock.time(),
                 version=self._version,
                 high_water=mark,
+                processes=self._processes,
             )
             self._journal.commit()
         except sqlite3.Error as error:
@@ -202,6 +211,9 @@ class Broker:
             return
         self._transport = None
         self._ticker.cancel()
+        self._processes.close()
+        if self._look is not None:
+            self._look.cancel()
         await self._turns.close()
         if self._authenticator is not None:
             self._authenticator.stop(self._loop)
@@ -243,6 +255,22 @@ class Broker:
             self._marked_at = now
             self._keep_high_water()
         self._check_idle(now)
+
+    def _process_died(self, session: Session) -> None:
+        self._engine.orphan(self._clock.monotonic(), session)
+        if self._look is not None:
+            self._look.cancel()
+        # Later in this turn of the loop: a message must not go from one dead process to another
+        # whose death stands next in line.
+        self._look = self._loop.call_soon(self._look_after_orphans, _FIRST_LOOK)
+
+    def _look_after_orphans(self, pause: float) -> None:
+        """End the sessions whose process died, as soon as what they said was read."""
+        self._look = None
+        self._turns.tick(self._clock.monotonic())
+        if self._engine.sessions.orphans:
+            more = min(2 * pause, _LAST_LOOK)
+            self._look = self._loop.call_later(pause, self._look_after_orphans, more)
 
     def _keep_high_water(self) -> None:
         """Keep how far the journal got; only what is committed counts."""

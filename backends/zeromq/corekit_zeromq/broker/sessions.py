@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgpack
 
+from ..process_identity import ProcessIdentity
 from ..protocol import FRAME_ALLOWANCE, Reply
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from .journal import Journal
     from .limits import Limits
     from .locks import Lease, Waiter
+    from .processes import Processes
     from .pub_sub import Subscription
 
 pack = msgpack.Packer(autoreset=True).pack
@@ -25,6 +27,10 @@ pack = msgpack.Packer(autoreset=True).pack
 #: Commands are put into one frame up to this size; a larger one goes alone. A frame then never
 #: exceeds the largest payload by more than what the protocol allows.
 _FRAME = FRAME_ALLOWANCE // 2
+
+#: How long the end of a dead process's connection is waited for, in seconds: what it said before
+#: comes first. Another process, or a proxy, may hold the connection open.
+_LAST_WORDS = 0.25
 
 
 class Frame(NamedTuple):
@@ -49,10 +55,12 @@ class Session:
         "id",
         "info",
         "lagging",
+        "lost_route",
         "may_claim",
         "may_repeat_until",
         "outbox",
         "outstanding",
+        "process",
         "received",
         "route",
         "secret",
@@ -83,6 +91,10 @@ class Session:
         self.info = info
         self.route: bytes | None = None
         """The connection that it has at the moment."""
+        self.lost_route: bytes | None = None
+        """The connection that has gone, while what it brought may not have been read yet."""
+        self.process: ProcessIdentity | None = None
+        """The process that is watched for it."""
         self.deadline = 0.0
         self.greeted_at = 0.0
         self.spoke_at = 0.0
@@ -200,15 +212,24 @@ class Sessions:
     """All sessions, by id and by connection."""
 
     def __init__(
-        self, journal: Journal, limits: Limits, random: Callable[[int], bytes], now: float
+        self,
+        journal: Journal,
+        limits: Limits,
+        random: Callable[[int], bytes],
+        now: float,
+        processes: Processes | None = None,
     ) -> None:
         self._journal = journal
         self._limits = limits
         self._random = random
+        self._processes = processes
         self._by_id: dict[bytes, Session] = {}
         self._by_route: dict[bytes, Session] = {}
         self.ready: dict[Session, None] = {}
         """Sessions that have something to send."""
+        self.orphans: dict[Session, float] = {}
+        """Sessions whose process has died, and until when their connection is waited for."""
+        self._lost: dict[Session, None] = {}
         rows = journal.execute("SELECT id, secret FROM session").fetchall()
         self._former: dict[bytes, bytes] = dict(rows)
         journal.execute("DELETE FROM session")
@@ -279,6 +300,44 @@ class Sessions:
         if session.route is not None:
             self._by_route.pop(session.route, None)
             session.route = None
+        self._forget_lost(session)
+
+    def gone(self, route: bytes) -> None:
+        """Take note that a connection has gone; what it brought and was not read yet counts."""
+        session = self._by_route.get(route)
+        if session is not None and session.route == route:
+            session.lost_route, session.route = route, None
+            self._lost[session] = None
+
+    def all_read(self) -> None:
+        """Take note that everything was read that the connections which have gone brought."""
+        for session in list(self._lost):
+            self._forget_lost(session)
+
+    def _forget_lost(self, session: Session) -> None:
+        if session.lost_route is not None:
+            self._by_route.pop(session.lost_route, None)
+            session.lost_route = None
+            del self._lost[session]
+
+    def identify(self, session: Session, process: ProcessIdentity | None) -> None:
+        """Take note of the process that *session* says it belongs to, and watch it if possible."""
+        if process == session.process:
+            return
+        self._unwatch(session)
+        watching = self._processes
+        if process is not None and watching is not None and watching.watch(session, process):
+            session.process = process
+
+    def _unwatch(self, session: Session) -> None:
+        self.orphans.pop(session, None)
+        if self._processes is not None and session.process is not None:
+            self._processes.forget(session, session.process)
+            session.process = None
+
+    def orphan(self, now: float, session: Session) -> None:
+        """Take note that the process of *session* has died."""
+        self.orphans[session] = now + _LAST_WORDS
 
     def heard(self, session: Session, now: float) -> None:
         """Take note that *session* is alive."""
@@ -288,6 +347,7 @@ class Sessions:
         """Forget *session*."""
         session.ended = True
         self.detach(session)
+        self._unwatch(session)
         self.ready.pop(session, None)
         self._by_id.pop(session.id, None)
         self._awaited.discard(session.id)
@@ -312,6 +372,17 @@ class Sessions:
     def expired(self, now: float) -> list[Session]:
         """Return the sessions that were not heard of for too long."""
         return [session for session in self._by_id.values() if session.deadline <= now]
+
+    def orphaned(self, now: float, *, drained: bool) -> list[Session]:
+        """Return the sessions whose process has died and will not be heard of again.
+
+        *drained*: everything that came in was read, after the connections which have gone had.
+        """
+        return [
+            session
+            for session, until in self.orphans.items()
+            if (drained and session.route is None) or until <= now
+        ]
 
     def extend(self, seconds: float) -> None:
         """Give every session *seconds* more: the broker itself was not there to hear them."""

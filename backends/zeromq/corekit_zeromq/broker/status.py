@@ -36,6 +36,7 @@ def status(engine: Engine) -> dict[str, Any]:
                 "name": session.info.get("name", ""),
                 "version": session.info.get("version", ""),
                 "connected": session.route is not None,
+                "process": session.process.pid if session.process else None,
                 "consumers": len(session.consumers),
                 "subscriptions": len(session.subscriptions),
                 "outstanding": session.outstanding,

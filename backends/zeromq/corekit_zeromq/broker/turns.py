@@ -97,7 +97,8 @@ class Turns:
             return
         # Also while a slow disk commits: the clients must not take that for our death.
         for route, frame in self._engine.heartbeats(now):
-            self._transport.send(route, frame)
+            if self._transport.send(route, frame) is None:
+                self._engine.sessions.gone(route)
         self._tick_is_due = True
         if self._committing is None:
             self._turn()
@@ -220,7 +221,7 @@ class Turns:
             sent = self._transport.send(session.route, data)
             if sent is None:
                 # The connection has gone: the session waits for its next one.
-                self._engine.sessions.detach(session)
+                self._engine.sessions.gone(session.route)
                 return True
             if not sent:
                 return False
