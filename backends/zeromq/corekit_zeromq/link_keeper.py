@@ -11,8 +11,9 @@ from corekit.errors import AuthenticationFailed, BackendUnavailable, CorekitErro
 from corekit.tasks import TaskOwner
 
 from .endpoint import locate
-from .link import Link, Stage
-from .settings import Settings
+from .link import Link, Stage, Take
+from .plain_link import PlainLink
+from .settings import Keys, Settings
 
 logger = logging.getLogger("corekit.zeromq")
 
@@ -103,11 +104,15 @@ class LinkKeeper:
         try:
             await self._tasks.close()
         finally:
-            if self.is_up and self._link is not None:
+            link, linger = self._link, 0.0
+            if self.is_up:
                 farewell()
-                self._link.close(_FAREWELL)
+                linger = _FAREWELL
+            self._link = None
             self._drop_link()
             self._opened.cancel()
+            if link is not None:
+                await link.finish(linger)
 
     def send(self, frame: bytes) -> None:
         """Send *frame*; only while the link is up."""
@@ -180,7 +185,7 @@ class LinkKeeper:
         settings = self._settings
         try:
             endpoint = await locate(settings)
-            self._link = link = Link(endpoint, settings.keys, self._take, self._lost)
+            self._link = link = _link(endpoint, settings.keys, self._take, self._lost)
         except CorekitError as error:
             self._failure = error
             return False
@@ -189,11 +194,12 @@ class LinkKeeper:
             self._failure = BackendUnavailable(f"{settings.text}: {error}")
             self._failure.__cause__ = error
             return False
-        link.send(self._greeting())
         try:
             async with asyncio.timeout(_WELCOME_TIMEOUT):
+                await link.open()
+                link.send(self._greeting())
                 accepted: bool = await verdict
-        except TimeoutError:
+        except OSError:  # TimeoutError is one
             self._failure = self._described(link)
             return False
         return accepted
@@ -250,3 +256,12 @@ class LinkKeeper:
         if now - self._sent_at >= self._interval / 2:
             self.send(self._heartbeat())
         self._schedule_tick()
+
+
+def _link(endpoint: str, keys: Keys | None, take: Take, lost: Callable[[], None]) -> Link:
+    if keys is None:
+        return PlainLink(endpoint, take, lost)
+    # libzmq is loaded only where it is needed.
+    from .curve_link import CurveLink
+
+    return CurveLink(endpoint, keys, take, lost)

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 
-import zmq
-from zmq.utils import z85
-
 from corekit.adapters import AdapterContext
 from corekit.arguments import shown
 from corekit.config import BackendURL
@@ -146,13 +143,18 @@ def _keys(url: BackendURL) -> Keys | None:
     secret = _key(url, "key_file", own, "secret-key")
     if stat.S_IMODE(os.stat(own).st_mode) & 0o077:
         raise ConfigurationError(f"{url}: others may read the secret key in {own}: chmod 600")
-    public = zmq.curve_public(secret)
+    # libzmq is loaded only where it is needed.
+    from zmq import curve_public
+
+    public = curve_public(secret)
     theirs = _key(url, "server_key", server, "public-key")
     return Keys(theirs, public, secret)
 
 
 def _key(url: BackendURL, option: str, path: str, kind: str) -> bytes:
     """Return the key *kind* from the certificate at *path*, which `corekit broker keygen` wrote."""
+    from zmq.utils import z85
+
     try:
         lines = Path(path).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -57,9 +57,10 @@ class Transport:
         socket.sndhwm = 1000
         socket.rcvhwm = 1000
         socket.tcp_keepalive = 1
-        # ZMTP's heartbeats end connections that are half open; ours are answered by the loop.
+        # ZMTP's heartbeats end connections that are half open. A client without keys answers them
+        # in its loop, which may be busy for longer than a session may be silent.
         socket.heartbeat_ivl = 2_000
-        socket.heartbeat_timeout = 6_000
+        socket.heartbeat_timeout = 15_000
 
     def _bind(self, endpoint: Endpoint) -> None:
         if endpoint.path is not None:

@@ -1,0 +1,165 @@
+"""ZMTP 3.1, the protocol of ZeroMQ, as far as a DEALER without keys speaks it. No I/O.
+
+See https://rfc.zeromq.org/spec/37: a greeting of 64 bytes, then frames of flags, size and body.
+"""
+
+from __future__ import annotations
+
+import struct
+
+_SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
+_MAJOR, _MINOR = 3, 1
+_NULL = b"NULL".ljust(20, b"\0")
+_GREETING = 64
+_MECHANISM = slice(12, 32)
+
+#: The signature and the major version. The rest follows when the other side has told its mechanism:
+#: libzmq closes the connection, before it tells, as soon as it sees one that is not its own.
+OPENING = _SIGNATURE + bytes([_MAJOR])
+
+_REMAINDER = bytes([_MINOR]) + _NULL + bytes(_GREETING - 32)
+
+_MORE, _LONG, _COMMAND = 1, 2, 4
+_LONG_HEADER = struct.Struct(">BQ")
+
+#: The largest frame that is taken, in bytes. The broker keeps limits of its own.
+_LARGEST = 1 << 30
+
+_LONGEST_CONTEXT = 16
+
+
+class ForeignPeerError(Exception):
+    """What came is not what a ROUTER without keys says."""
+
+
+class KeysDemandedError(Exception):
+    """The other side speaks ZMTP, with another mechanism than NULL."""
+
+
+def _command(name: bytes, content: bytes) -> bytes:
+    body = bytes([len(name)]) + name + content
+    return bytes([_COMMAND, len(body)]) + body
+
+
+def _property(name: bytes, value: bytes) -> bytes:
+    return bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value
+
+
+_READY = _command(b"READY", _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b""))
+
+
+def framed(message: bytes) -> bytes:
+    """Return *message* as it is sent."""
+    size = len(message)
+    if size < 256:
+        return bytes((0, size)) + message
+    return _LONG_HEADER.pack(_LONG, size) + message
+
+
+class Dealer:
+    """What one connection has said so far, and what has to be answered.
+
+    Whoever connects sends `OPENING`, and what `answers` returns after each `take`; messages may be
+    sent once `is_ready`.
+    """
+
+    def __init__(self) -> None:
+        self.is_ready = False
+        self._is_greeted = False
+        self._answers: list[bytes] = []
+        self._parts: list[bytes] = []
+        self._held = 0
+        self._wanted = 0
+
+    def __repr__(self) -> str:
+        state = "ready" if self.is_ready else "greeted" if self._is_greeted else "new"
+        return f"<Dealer {state} held={self._held}>"
+
+    def answers(self) -> bytes:
+        """Return what has to be sent now, once."""
+        answers = b"".join(self._answers)
+        self._answers.clear()
+        return answers
+
+    def take(self, data: bytes) -> list[bytes]:
+        """Return the messages that *data* completes.
+
+        Raises ForeignPeerError and KeysDemandedError; the connection is of no use then.
+        """
+        if self._held:
+            self._parts.append(data)
+            self._held += len(data)
+            if self._held < self._wanted:
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+            self._held = 0
+        messages: list[bytes] = []
+        position = self._read(data, messages)
+        if position < len(data):
+            rest = data[position:] if position else data
+            self._parts.append(rest)
+            self._held = len(rest)
+        return messages
+
+    def _read(self, data: bytes, messages: list[bytes]) -> int:
+        """Take what is whole in *data*; return where the rest begins."""
+        position, end = 0, len(data)
+        if not self._is_greeted:
+            position = self._greet(data)
+            if not position:
+                return 0
+        while position < end:
+            begin = position + 2
+            if data[position] & _LONG:
+                begin = position + 9
+            self._wanted = begin - position
+            if begin > end:
+                break
+            size = int.from_bytes(data[position + 1 : begin], "big")
+            if size > _LARGEST:
+                raise ForeignPeerError(f"a frame of {size} bytes")
+            self._wanted += size
+            stop = begin + size
+            if stop > end:
+                break
+            flags = data[position] & ~_LONG
+            if flags == 0 and self.is_ready:
+                messages.append(data[begin:stop])
+            elif flags == _COMMAND:
+                self._obey(data[begin:stop])
+            else:
+                raise ForeignPeerError(f"a frame with flags {flags}")
+            position = stop
+        return position
+
+    def _greet(self, data: bytes) -> int:
+        """Return where the greeting ends, 0 if it has not come to its end."""
+        # Told at the first byte that is wrong: a foreign server may wait for us, and say no more.
+        signature = data[:1] + data[9:10]
+        is_foreign = signature != b"\xff\x7f"[: len(signature)]
+        if is_foreign or (len(data) > 10 and data[10] < _MAJOR):
+            raise ForeignPeerError("it does not speak ZMTP 3")
+        mechanism = data[_MECHANISM]
+        self._wanted = _GREETING
+        if len(mechanism) < len(_NULL):
+            return 0
+        if mechanism != _NULL:
+            raise KeysDemandedError(mechanism.rstrip(b"\0").decode("latin-1"))
+        if len(data) < _GREETING:
+            return 0
+        self._is_greeted = True
+        self._answers += [_REMAINDER, _READY]
+        return _GREETING
+
+    def _obey(self, body: bytes) -> None:
+        length = body[0] if body else 0
+        name, content = body[1 : 1 + length], body[1 + length :]
+        if name == b"READY" and not self.is_ready:
+            if _property(b"Socket-Type", b"ROUTER") not in content:
+                raise ForeignPeerError("it is no ROUTER")
+            self.is_ready = True
+        elif name == b"PING" and 2 <= len(content) <= 2 + _LONGEST_CONTEXT:
+            self._answers.append(_command(b"PONG", content[2:]))
+        elif name != b"PONG" or not self.is_ready:
+            raise ForeignPeerError(f"the command {name[:20]!r}")
