@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 
 from corekit import App, Cache, DeliveryContext
 
@@ -39,8 +38,9 @@ async def open_cache(url: str, name: str, settings: Settings) -> AsyncIterator[_
 
 
 class _PubSub:
-    def __init__(self, app: App) -> None:
-        self.publish = partial(app.pub_sub_manager.publish, "channel")
+    def __init__(self, app: App, channels: int) -> None:
+        self.channels = [f"channel-{number}" for number in range(channels)]
+        self.publish = app.pub_sub_manager.publish
         self._app = app
 
     async def flush(self) -> None:
@@ -50,14 +50,15 @@ class _PubSub:
         async def handler(message: bytes) -> None:
             handle(message)
 
-        await self._app.pub_sub_manager.subscribe("channel", handler, buffer=100_000)
+        subscribe = self._app.pub_sub_manager.subscribe
+        await asyncio.gather(*(subscribe(each, handler, buffer=100_000) for each in self.channels))
 
 
 @asynccontextmanager
 async def open_pub_sub(url: str, name: str, settings: Settings) -> AsyncIterator[_PubSub]:
     """Yield pub/sub of an App of its own."""
     async with App(name, pub_sub=url) as app:
-        yield _PubSub(app)
+        yield _PubSub(app, settings.channels)
 
 
 class _Queue:

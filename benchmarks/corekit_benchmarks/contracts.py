@@ -8,7 +8,7 @@ measured along.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -48,10 +48,16 @@ class CacheClient(Protocol):
 
 
 class PubSubClient(Protocol):
-    """Pub/sub on one channel."""
+    """Pub/sub on `channels` channels."""
 
-    async def publish(self, body: bytes) -> None:
-        """Send *body*; returns when the library's own call does."""
+    @property
+    def channels(self) -> Sequence[Any]:
+        """The channels, as the library's own calls take them."""
+        ...
+
+    @property
+    def publish(self) -> Callable[[Any, bytes], Awaitable[object]]:
+        """Send something to a channel; returns when the library's own call does."""
         ...
 
     async def flush(self) -> None:
@@ -59,7 +65,7 @@ class PubSubClient(Protocol):
         ...
 
     async def subscribe(self, handle: Callable[[bytes], None]) -> None:
-        """Call *handle* for everything that is published after this call has returned."""
+        """Call *handle* for what is published to any channel after this call has returned."""
         ...
 
 
@@ -195,8 +201,11 @@ class Stage(Protocol):
     statement: str
     """The Python statement by which a user imports the subject."""
 
-    async def start(self, role: str) -> Role:
-        """Start *role*, in a process of its own if the subject can be reached from several."""
+    async def start(self, role: str, process: int | None = None) -> Role:
+        """Start *role*, in a process of its own if the subject can be reached from several.
+
+        Those that name the same *process*, any number, share one.
+        """
         ...
 
     def server_memory(self) -> int | None:
@@ -229,6 +238,9 @@ class About:
 
     scales: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The settings over which a full run draws a curve, with their values."""
+
+    repeats_curves: bool = False
+    """Whether the points of its curves are repeated as often as all else: a goal compares them."""
 
 
 class Workload(Protocol):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from .contracts import Workload
 from .processes import RoleFailed, stage
@@ -77,7 +78,8 @@ def planned(
 ) -> list[Case]:
     """Return the cases: each workload as chosen, and varied over *scales*.
 
-    *own_scales*: and over those that the workload itself proposes.
+    *own_scales*: and over those that the workload itself proposes. What is as chosen anyway is not
+    measured a second time.
     """
     cases = []
     for workload in workloads:
@@ -90,53 +92,62 @@ def planned(
             cases += [
                 Case(workload, dataclasses.replace(settings, **{name: kind(value)}), name)
                 for value in values
+                if value != getattr(settings, name)
             ]
     return cases
+
+
+def unmeasured(case: Case, subjects: Sequence[Subject]) -> CaseResult:
+    """Return a line for each of *subjects* that *case* is measured on, without figures yet."""
+    about = case.workload.about
+    lines = [
+        Line(subject.name, subject.promise, subject.durable) for subject in case.subjects(subjects)
+    ]
+    return CaseResult(about.name, case.title, list(about.figures), case.scaled, case.value, lines)
 
 
 async def measure(
     case: Case,
     subjects: Sequence[Subject],
+    result: CaseResult,
     repeat: int,
     directory: Path,
     told: Told,
-) -> CaseResult:
-    """Return what *case* finds on *subjects*, each *repeat* times, in turns.
+) -> None:
+    """Add to *result* what *case* finds on *subjects*, each *repeat* times, in turns.
 
-    A subject that fails is left out from
-    then on; its line says why. *directory* takes the processes' logs.
+    A subject that fails is left out from then on; its line says why. *directory* takes the
+    processes' logs.
     """
-    about = case.workload.about
-    result = CaseResult(about.name, case.title, list(about.figures), case.scaled, case.value)
-    lines = []
-    for subject in case.subjects(subjects):
-        line = Line(subject.name, subject.promise, subject.durable)
-        if about.needs_shared and not subject.shared:
+    lines = list(zip(case.subjects(subjects), result.lines, strict=True))
+    for subject, line in lines:
+        if case.workload.about.needs_shared and not subject.shared:
             line.failure = "it lives in one process"
-        result.lines.append(line)
-        lines.append((subject, line))
     for number in range(repeat):
         for subject, line in lines:
             told(f"{case}: {subject.name}, {number + 1} of {repeat}")
             if not line.failure:
                 await _repetition(case, subject, line, directory)
             told("", done=1)
-    return result
 
 
 async def _repetition(case: Case, subject: Subject, line: Line, directory: Path) -> None:
+    limit = case.settings.limit
     try:
         async with stage(case.workload, subject, case.settings, directory) as it:
-            line.repetitions.append(Repetition.of(await case.workload.run(it)))
-    except* (RoleFailed, ImportError) as failures:
-        line.failure = "; ".join(dict.fromkeys(_reasons(failures)))
+            try:
+                async with asyncio.timeout(limit):
+                    sample = await case.workload.run(it)
+            except TimeoutError:
+                raise RoleFailed(f"it took longer than {limit:g} s") from None
+        line.repetitions.append(Repetition.of(sample))
+    except Exception as failure:  # noqa: BLE001 - whatever one subject does, the others go on
+        line.failure = "; ".join(dict.fromkeys(_reasons(failure)))
 
 
-def _reasons(failures: BaseExceptionGroup[Any]) -> list[str]:
-    reasons = []
-    for each in failures.exceptions:
-        if isinstance(each, BaseExceptionGroup):
-            reasons += _reasons(each)
-        else:
-            reasons.append(" ".join(str(each).split())[:_LONGEST_REASON])
-    return reasons
+def _reasons(failure: BaseException) -> list[str]:
+    if isinstance(failure, BaseExceptionGroup):
+        return [reason for each in failure.exceptions for reason in _reasons(each)]
+    told = isinstance(failure, RoleFailed | ImportError)
+    reason = str(failure) if told else f"{type(failure).__name__}: {failure}"
+    return [" ".join(reason.split())[:_LONGEST_REASON]]

@@ -145,6 +145,7 @@ class ProcessStage:
         self._subject = subject
         self._directory = directory
         self._children: list[_Child] = []
+        self._places: dict[int, _Child] = {}
         # New in each repetition, so that nothing meets what an earlier one has left.
         self._orders = {
             "workload": workload.about.name,
@@ -159,10 +160,15 @@ class ProcessStage:
     def __repr__(self) -> str:
         return f"<ProcessStage {self._orders['workload']} {self._subject.name} {self._children}>"
 
-    async def start(self, role: str) -> _RoleLine:
-        if self.shared or not self._children:
-            self._children.append(await _Child.start(self._directory))
-        return self._children[-1].play(role, self._orders, self.settings.patience)
+    async def start(self, role: str, process: int | None = None) -> _RoleLine:
+        place = process if self.shared else 0
+        child = self._places.get(place) if place is not None else None
+        if child is None:
+            child = await _Child.start(self._directory)
+            self._children.append(child)
+            if place is not None:
+                self._places[place] = child
+        return child.play(role, self._orders, self.settings.patience)
 
     def server_memory(self) -> int | None:
         if self._subject.server_pid is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
@@ -133,9 +132,15 @@ class Results:
 
     def save(self, path: Path) -> None:
         """Write it to *path*, as JSON."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1)
+        everything = {"format": FORMAT, **asdict(self)}
+        cases = ",\n".join(_written(case) for case in everything.pop("cases"))
+        head = json.dumps(everything, indent=1).removesuffix("\n}")
+        text = f'{head},\n "cases": [\n{cases}\n ]\n}}'
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text + "\n", encoding="utf-8")
+        # What the file had is good until the new one is complete.
+        beside = path.with_name(f".{path.name}.new")
+        beside.write_text(text + "\n", encoding="utf-8")
+        beside.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -148,6 +153,12 @@ class Results:
         return cls(**{**{key: stored[key] for key in known}, "cases": cases})
 
 
+def _written(case: dict[str, Any]) -> str:
+    """Return *case* in one line, with as many digits as anything was measured to."""
+    short = json.loads(json.dumps(case), parse_float=lambda digits: float(f"{float(digits):.6g}"))
+    return f"  {json.dumps(short)}"
+
+
 def _case(stored: dict[str, Any]) -> CaseResult:
     figures = [Figure(**figure) for figure in stored["figures"]]
     lines = [
@@ -157,10 +168,17 @@ def _case(stored: dict[str, Any]) -> CaseResult:
     return CaseResult(**{**stored, "figures": figures, "lines": lines})
 
 
-def curves(cases: Sequence[CaseResult]) -> dict[tuple[str, str], list[CaseResult]]:
-    """Return the cases that vary one setting of one workload, by both, in rising order."""
-    found: dict[tuple[str, str], list[CaseResult]] = {}
-    for case in sorted(cases, key=lambda case: case.value):
+def curves(results: Results) -> dict[tuple[str, str], list[tuple[float, CaseResult]]]:
+    """Return the curves: by workload and setting, in rising order, its values and their cases.
+
+    The case as the user chose it is a point of each curve of its workload.
+    """
+    found: dict[tuple[str, str], list[tuple[float, CaseResult]]] = {}
+    for case in results.cases:
         if case.scaled:
-            found.setdefault((case.workload, case.scaled), []).append(case)
-    return found
+            found.setdefault((case.workload, case.scaled), []).append((case.value, case))
+    for case in results.cases:
+        for (workload, setting), points in found.items():
+            if workload == case.workload and not case.scaled and setting in results.settings:
+                points.append((results.settings[setting], case))
+    return {curve: sorted(points, key=lambda point: point[0]) for curve, points in found.items()}

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from .contracts import Component
 from .machine import machine, versions
-from .measure import Case, Told, measure
+from .measure import Case, Told, measure, unmeasured
 from .peers import load_peer
 from .results import Results
 from .servers import Server, ServerMissing, running
 from .settings import Settings
-from .subjects import COMPONENTS, Subject
+from .subjects import Subject
+
+#: What takes longest comes last.
+_ORDER: tuple[Component | None, ...] = ("cache", "pub_sub", "lock", None, "event_queue")
 
 _OWN_DISTRIBUTIONS = ("corekit", "corekit-zeromq", "corekit-etcd", "msgpack", "pluggy", "pyzmq")
 
@@ -36,8 +40,10 @@ class Plan:
 
     def repetitions(self, case: Case) -> int:
         """Return how often *case* is measured: points of a curve less often than the rest."""
-        wanted = max(1, self.repeat // 2) if case.scaled else self.repeat
-        return min(wanted, case.workload.about.repeat_at_most)
+        about = case.workload.about
+        seldom = case.scaled and not about.repeats_curves
+        wanted = max(1, self.repeat // 2) if seldom else self.repeat
+        return min(wanted, about.repeat_at_most)
 
     @property
     def size(self) -> int:
@@ -50,7 +56,8 @@ class Plan:
 class Run:
     """One run of *plan*; *directory* takes the servers' data and the processes' logs.
 
-    *told* hears of what comes; *found* is called after each case, with the results so far.
+    *told* hears of what comes; *found* is called after each case, and when the run is stopped, with
+    the results so far.
     """
 
     def __init__(
@@ -81,14 +88,25 @@ class Run:
 
     def measure(self) -> Results:
         """Measure everything, one component after the other, and return what was found."""
-        for component in (*COMPONENTS, None):
-            cases = [
-                case for case in self._plan.cases if case.workload.about.component == component
-            ]
-            subjects = cases[0].subjects(self._plan.subjects) if cases else ()
-            if subjects:
-                self._measure(cases, subjects)
+        try:
+            for component in _ORDER:
+                self._measure_component(component)
+        except BaseException:
+            self.results.not_measured["the rest"] = "the run was stopped"
+            self._update()
+            raise
         return self.results
+
+    def _measure_component(self, component: Component | None) -> None:
+        cases = [case for case in self._plan.cases if case.workload.about.component == component]
+        subjects = cases[0].subjects(self._plan.subjects) if cases else ()
+        if subjects:
+            self._measure(cases, subjects)
+
+    def _update(self) -> None:
+        self.results.seconds = time.monotonic() - self._began
+        if self.results.cases:
+            self._found(self.results)
 
     def _measure(self, cases: Sequence[Case], subjects: Sequence[Subject]) -> None:
         with ExitStack() as stack:
@@ -100,10 +118,10 @@ class Run:
             ]
             for case in cases:
                 repeat = self._plan.repetitions(case)
-                result = asyncio.run(measure(case, served, repeat, self._directory, self._told))
+                result = unmeasured(case, served)
                 self.results.cases.append(result)
-                self.results.seconds = time.monotonic() - self._began
-                self._found(self.results)
+                asyncio.run(measure(case, served, result, repeat, self._directory, self._told))
+                self._update()
 
     def _start(self, names: Iterable[str | None], stack: ExitStack) -> dict[str, Server]:
         servers = {}
@@ -111,7 +129,7 @@ class Run:
             self._told(f"starting {name}")
             try:
                 server = stack.enter_context(running(name, self._directory))
-            except ServerMissing as missing:
+            except (ServerMissing, OSError) as missing:
                 self.results.not_measured[f"server {name}"] = str(missing)
             else:
                 servers[name] = server

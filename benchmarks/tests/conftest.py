@@ -15,6 +15,7 @@ TINY = Settings(
     in_flight=4,
     processes=2,
     subscribers=2,
+    channels=2,
     contenders=3,
     keys=5,
     callers=5,

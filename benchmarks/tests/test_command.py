@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -113,3 +117,38 @@ def test_what_nobody_offers_is_left_out(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert [case.workload for case in Results.load(as_json).cases] == ["lock.section"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_keeps_what_it_has(number: int, tmp_path: Path) -> None:
+    """The file has the cases that were done, and what was found of the one that was not."""
+    as_json = tmp_path / "run.json"
+    arguments = ["--workload", "cache.get", "--workload", "cache.miss", "--json", str(as_json)]
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "corekit",
+            "bench",
+            "--duration",
+            "0.3",
+            "--repeat",
+            "3",
+            *arguments,
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while not as_json.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        process.send_signal(number)
+        assert process.wait(30) != 0
+    finally:
+        process.kill()
+    found = Results.load(as_json)
+    assert [case.workload for case in found.cases] == ["cache.get", "cache.miss"]
+    assert [len(case.lines[0].repetitions) < 3 for case in found.cases] == [False, True]
+    assert found.not_measured == {"the rest": "the run was stopped"}
+    assert run("--read", str(as_json), "--html", str(tmp_path / "run.html")).exit_code == 0

@@ -9,19 +9,29 @@ import psutil
 import pytest
 from corekit_benchmarks import measure as measuring
 from corekit_benchmarks.contracts import RATE, About, Sample, Stage
-from corekit_benchmarks.measure import Case, measure, planned
+from corekit_benchmarks.measure import Case, measure, planned, unmeasured
 from corekit_benchmarks.processes import RoleFailed, stage
+from corekit_benchmarks.results import CaseResult
 from corekit_benchmarks.settings import Settings
 from corekit_benchmarks.subjects import Subject, backend_subjects
 from corekit_benchmarks.workloads import find_workload
 
 from .test_workloads import silent
 
+_BROKE = RoleFailed("client: it broke")
+
 
 class Recorder:
-    """A workload that notes on whom it runs, and fails where it is told."""
+    """A workload that notes on whom it runs, and fails where it is told, or never ends there."""
 
-    def __init__(self, fails_on: str = "", *, needs_shared: bool = False) -> None:
+    def __init__(
+        self,
+        fails_on: str = "",
+        *,
+        error: Exception | None = _BROKE,
+        needs_shared: bool = False,
+    ) -> None:
+        self.error = error
         self.about = About(
             "lock.recorder", "lock", "{payload} B", (RATE,), needs_shared=needs_shared
         )
@@ -31,7 +41,10 @@ class Recorder:
     async def run(self, stage: Stage) -> Sample:
         self.order.append(repr(stage).split()[2])
         if self.order[-1] == self.fails_on:
-            raise RoleFailed("client: it broke")
+            if self.error is None:
+                await asyncio.Event().wait()
+            else:
+                raise self.error
         return Sample({"rate": float(len(self.order))})
 
 
@@ -41,11 +54,18 @@ def subject(name: str, **others: object) -> Subject:
     return Subject(name, "lock", **{**described, **others})  # type: ignore[arg-type]
 
 
+async def found(case: Case, subjects: list[Subject], repeat: int, directory: Path) -> CaseResult:
+    """Return what *case* finds."""
+    result = unmeasured(case, subjects)
+    await measure(case, subjects, result, repeat, directory, silent)
+    return result
+
+
 async def test_subjects_take_turns(tmp_path: Path) -> None:
     """A B C A B C: what slows the machine for a while meets all alike."""
     recorder = Recorder()
     subjects = [subject(name) for name in "ABC"]
-    result = await measure(Case(recorder, Settings()), subjects, 2, tmp_path, silent)
+    result = await found(Case(recorder, Settings()), subjects, 2, tmp_path)
     assert recorder.order == list("ABCABC")
     assert [line.values("rate") for line in result.lines] == [[1, 4], [2, 5], [3, 6]]
 
@@ -54,7 +74,7 @@ async def test_a_subject_that_fails_is_left_out(tmp_path: Path) -> None:
     """Its line says why, and the others go on."""
     recorder = Recorder(fails_on="B")
     subjects = [subject(name) for name in "ABC"]
-    result = await measure(Case(recorder, Settings()), subjects, 2, tmp_path, silent)
+    result = await found(Case(recorder, Settings()), subjects, 2, tmp_path)
     assert recorder.order == list("ABCAC")
     assert [line.failure for line in result.lines] == ["", "client: it broke", ""]
     first = result.first()
@@ -62,11 +82,40 @@ async def test_a_subject_that_fails_is_left_out(tmp_path: Path) -> None:
     assert first.subject == "A"
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ValueError("no\nsuch"), "ValueError: no such"),
+        (
+            ExceptionGroup("", [RoleFailed("a"), ExceptionGroup("", [KeyError("b")])]),
+            "a; KeyError: 'b'",
+        ),
+    ],
+)
+async def test_whatever_one_subject_does_the_others_go_on(
+    error: Exception, reason: str, tmp_path: Path
+) -> None:
+    """Errors that nobody thought of are told like those that roles tell."""
+    recorder = Recorder(fails_on="A", error=error)
+    result = await found(Case(recorder, Settings()), [subject("A"), subject("B")], 2, tmp_path)
+    assert [line.failure for line in result.lines] == [reason, ""]
+    assert len(result.lines[1].repetitions) == 2
+
+
+async def test_a_repetition_has_a_limit(tmp_path: Path) -> None:
+    """One that goes on and on, however much it tells, is given up."""
+    recorder = Recorder(fails_on="A", error=None)
+    case = Case(recorder, Settings(limit=0.05))
+    result = await found(case, [subject("A"), subject("B")], 1, tmp_path)
+    assert result.lines[0].failure == "it took longer than 0.05 s"
+    assert result.lines[1].repetitions
+
+
 async def test_one_process_is_not_asked_for_what_needs_several(tmp_path: Path) -> None:
     """A workload that kills a consumer says of memory that it is not measured."""
     recorder = Recorder(needs_shared=True)
     alone = [subject("A", shared=False)]
-    result = await measure(Case(recorder, Settings()), alone, 2, tmp_path, silent)
+    result = await found(Case(recorder, Settings()), alone, 2, tmp_path)
     assert recorder.order == []
     assert "one process" in result.lines[0].failure
 
@@ -107,8 +156,20 @@ async def test_a_role_that_fails_tells_its_reason(tiny: Settings, tmp_path: Path
     (broken,) = backend_subjects("memory://", "cache")
     workload = find_workload("cache.get")
     broken = replace(broken, url="nowhere://")
-    result = await measure(Case(workload, tiny), [broken], 1, tmp_path, silent)
+    result = await found(Case(workload, tiny), [broken], 1, tmp_path)
     assert "AdapterNotFound" in result.lines[0].failure
+
+
+async def test_roles_share_a_process_if_they_are_told_so(tiny: Settings, tmp_path: Path) -> None:
+    """A hundred subscribers need no hundred interpreters; others have a process of their own."""
+    workload = find_workload("start.open")
+    (alone,) = backend_subjects("memory://", "cache")
+    before = len(psutil.Process(os.getpid()).children())
+    async with stage(workload, replace(alone, shared=True), tiny, tmp_path) as it:
+        for process in (0, 1, 0, 1, None):
+            role = await it.start("client", process)
+            assert (await role.receive())["time"] > 0
+        assert len(psutil.Process(os.getpid()).children()) == before + 3
 
 
 async def test_a_role_that_dies_is_noticed(tiny: Settings, tmp_path: Path) -> None:

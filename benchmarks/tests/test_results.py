@@ -9,7 +9,7 @@ from corekit_benchmarks.results import SHARES, Line, Repetition, Results, curves
 from hypothesis import given
 from hypothesis import strategies as st
 
-from .conftest import line
+from .conftest import case, line
 
 
 def test_the_spread_is_half_the_range() -> None:
@@ -90,5 +90,14 @@ def test_results_hold_every_repetition(results: Results, tmp_path: Path) -> None
 
 def test_curves_are_in_rising_order(results: Results) -> None:
     """The points of one varied setting belong together; cases without one are no points."""
-    (points,) = curves(results.cases[::-1]).values()
-    assert [point.value for point in points] == [0, 1000, 1_000_000]
+    results.cases.reverse()
+    (points,) = curves(results).values()
+    assert [at for at, _ in points] == [0, 1000, 1_000_000]
+
+
+def test_what_was_measured_anyway_is_a_point_of_its_curves(results: Results) -> None:
+    """The case as the user chose it stands in the curve at the value that was chosen."""
+    results.settings["depth"] = 10_000
+    results.cases.append(case("queue.depth", line("zmq://", 97)))
+    (points,) = curves(results).values()
+    assert [(at, point.scaled) for at, point in points][2] == (10_000, "")

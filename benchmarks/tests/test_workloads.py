@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from corekit_benchmarks.contracts import Workload
-from corekit_benchmarks.measure import Case, measure
+from corekit_benchmarks.measure import Case, measure, unmeasured
 from corekit_benchmarks.peers import PEERS, load_peer
 from corekit_benchmarks.results import Line
 from corekit_benchmarks.servers import SERVERS, ServerMissing, running
@@ -34,7 +34,9 @@ async def measured(
 ) -> list[Line]:
     """Return the lines of one repetition."""
     case = Case(workload, settings)
-    return (await measure(case, subjects, 1, directory, silent)).lines
+    result = unmeasured(case, subjects)
+    await measure(case, subjects, result, 1, directory, silent)
+    return result.lines
 
 
 def check(workload: Workload, line: Line) -> None:

@@ -14,12 +14,13 @@ from ..settings import Settings
 
 
 class _PubSub:
-    def __init__(self, channel: AbstractChannel, exchange: AbstractExchange) -> None:
+    def __init__(self, channel: AbstractChannel, exchange: AbstractExchange, channels: int) -> None:
         self._channel = channel
         self._exchange = exchange
+        self.channels = [f"channel-{number}" for number in range(channels)]
 
-    async def publish(self, body: bytes) -> None:
-        await self._exchange.publish(aio_pika.Message(body), routing_key="")
+    async def publish(self, channel: str, body: bytes) -> None:
+        await self._exchange.publish(aio_pika.Message(body), routing_key=channel)
 
     async def flush(self) -> None:
         # The broker answers a channel's requests in order.
@@ -30,7 +31,7 @@ class _PubSub:
             handle(message.body)
 
         queue = await self._channel.declare_queue(exclusive=True)
-        await queue.bind(self._exchange)
+        await asyncio.gather(*(queue.bind(self._exchange, each) for each in self.channels))
         await queue.consume(callback, no_ack=True)
 
 
@@ -40,10 +41,10 @@ async def _pub_sub(url: str, name: str, settings: Settings) -> AsyncIterator[_Pu
     async with connection:
         # A publish that nobody has to keep needs no confirmation.
         channel = await connection.channel(publisher_confirms=False)
-        exchange = await channel.declare_exchange(
-            name, aio_pika.ExchangeType.FANOUT, auto_delete=True
-        )
-        yield _PubSub(channel, exchange)
+        kinds = aio_pika.ExchangeType
+        kind = kinds.FANOUT if settings.channels == 1 else kinds.DIRECT
+        exchange = await channel.declare_exchange(name, kind, auto_delete=True)
+        yield _PubSub(channel, exchange, settings.channels)
 
 
 class _Queue:
@@ -87,7 +88,7 @@ PEER = Peer(
     distributions=("aio-pika", "aiormq"),
     statement="import aio_pika",
     offers=(
-        Offer("aio-pika fanout", "pub_sub", _pub_sub, "at most once", server="rabbitmq"),
+        Offer("aio-pika", "pub_sub", _pub_sub, "at most once", server="rabbitmq"),
         Offer(
             "aio-pika quorum",
             "event_queue",

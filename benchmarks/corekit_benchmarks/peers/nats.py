@@ -24,25 +24,24 @@ _CONSUMER = "workers"
 
 
 class _PubSub:
-    def __init__(self, client: Client, subject: str) -> None:
+    def __init__(self, client: Client, name: str, channels: int) -> None:
         self._client = client
-        self._subject = subject
+        self.channels = [f"{name}.{number}" for number in range(channels)]
+        self.publish = client.publish
         self.flush = client.flush
-
-    async def publish(self, body: bytes) -> None:
-        await self._client.publish(self._subject, body)
 
     async def subscribe(self, handle: Callable[[bytes], None]) -> None:
         async def callback(message: Msg) -> None:
             handle(message.data)
 
-        await self._client.subscribe(
-            self._subject,
-            cb=callback,
-            pending_msgs_limit=_PENDING,
-            pending_bytes_limit=_PENDING_BYTES,
-        )
-        # Until the server has answered, it need not know of the subscription.
+        for subject in self.channels:
+            await self._client.subscribe(
+                subject,
+                cb=callback,
+                pending_msgs_limit=_PENDING,
+                pending_bytes_limit=_PENDING_BYTES,
+            )
+        # Until the server has answered, it need not know of them.
         await self._client.flush()
 
 
@@ -50,7 +49,7 @@ class _PubSub:
 async def _pub_sub(url: str, name: str, settings: Settings) -> AsyncIterator[_PubSub]:
     client = await nats.connect(url)
     try:
-        yield _PubSub(client, name)
+        yield _PubSub(client, name, settings.channels)
     finally:
         await client.close()
 

@@ -12,49 +12,50 @@ import zmq
 from ..contracts import Offer, Peer
 from ..settings import Settings
 
-_CHANNEL = b"channel"
 _POLL = 0.005
 
 
 class _PubSub:
     """Sockets that are written and read at once, and waited for by their file descriptor."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], url: str) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], url: str, channels: int) -> None:
+        self.channels = [f"channel-{number}".encode() for number in range(channels)]
         host, _, port = url.rpartition(":")
-        # Unlike PUB it is told of subscriptions, and can wait for the first.
+        # Unlike PUB it is told of subscriptions, and can wait for them.
         self._publisher = _socket(context, zmq.XPUB, url)
         self._subscriber = _socket(context, zmq.SUB, f"{host}:{int(port) + 1}")
         self._loop = asyncio.get_running_loop()
-        self._joined = False
+        self._awaited = set(self.channels)
 
-    async def publish(self, body: bytes) -> None:
-        if not self._joined:
-            while self._publisher.poll(0) == 0:
-                await asyncio.sleep(_POLL)
-            self._joined = True
-        self._publisher.send_multipart((_CHANNEL, body))
+    async def publish(self, channel: bytes, body: bytes) -> None:
+        while self._awaited:
+            while self._publisher.poll(0):
+                self._awaited.discard(self._publisher.recv()[1:])
+            await asyncio.sleep(_POLL if self._awaited else 0)
+        self._publisher.send_multipart((channel, body))
 
     async def flush(self) -> None:
         pass  # its thread sends by itself; closing waits for it
 
     async def subscribe(self, handle: Callable[[bytes], None]) -> None:
-        self._subscriber.subscribe(_CHANNEL)
+        for channel in self.channels:
+            self._subscriber.subscribe(channel)
         # Nothing tells that a subscription has arrived, but a message that comes back: of a
-        # channel of its own, which is subscribed after the other.
+        # channel of its own, which is subscribed after the others.
         probe = os.urandom(8)
         self._subscriber.subscribe(probe)
         while not self._subscriber.poll(0):
             self._publisher.send_multipart((probe, b""))
             await asyncio.sleep(_POLL)
         self._subscriber.unsubscribe(probe)
-        self._loop.add_reader(self._subscriber.fileno(), self._read, handle)
-        self._read(handle)
+        self._loop.add_reader(self._subscriber.fileno(), self._read, handle, probe)
+        self._read(handle, probe)
 
-    def _read(self, handle: Callable[[bytes], None]) -> None:
+    def _read(self, handle: Callable[[bytes], None], probe: bytes) -> None:
         # The descriptor tells only of changes: read until nothing is left.
         while self._subscriber.poll(0):
             channel, body = self._subscriber.recv_multipart()
-            if channel == _CHANNEL:
+            if channel != probe:
                 handle(body)
 
     def close(self) -> None:
@@ -74,7 +75,7 @@ def _socket(context: zmq.Context[zmq.Socket[bytes]], kind: int, address: str) ->
 @asynccontextmanager
 async def _open(url: str, name: str, settings: Settings) -> AsyncIterator[_PubSub]:
     with zmq.Context() as context:
-        pub_sub = _PubSub(context, url)
+        pub_sub = _PubSub(context, url, settings.channels)
         try:
             yield pub_sub
         finally:

@@ -49,14 +49,12 @@ async def _cache(url: str, name: str, settings: Settings) -> AsyncIterator[_Cach
 
 
 class _PubSub:
-    def __init__(self, client: redis.Redis, channel: str, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, client: redis.Redis, channels: list[str], tasks: asyncio.TaskGroup) -> None:
         self._client = client
-        self._channel = channel
         self._tasks = tasks
+        self.channels = channels
+        self.publish = client.publish
         self.reading: asyncio.Task[None] | None = None
-
-    async def publish(self, body: bytes) -> None:
-        await self._client.publish(self._channel, body)
 
     async def flush(self) -> None:
         pass  # each publish waits for the reply
@@ -66,11 +64,11 @@ class _PubSub:
 
         async def read() -> None:
             async with self._client.pubsub() as channel:
-                await channel.subscribe(self._channel)
+                await channel.subscribe(*self.channels)
                 async for message in channel.listen():
                     if message["type"] == "message":
                         handle(message["data"])
-                    else:
+                    elif message["data"] == len(self.channels):
                         subscribed.set()
 
         self.reading = self._tasks.create_task(read())
@@ -80,7 +78,8 @@ class _PubSub:
 @asynccontextmanager
 async def _pub_sub(url: str, name: str, settings: Settings) -> AsyncIterator[_PubSub]:
     async with _connected(url, settings) as client, asyncio.TaskGroup() as tasks:
-        pub_sub = _PubSub(client, name, tasks)
+        channels = [f"{name}:{number}" for number in range(settings.channels)]
+        pub_sub = _PubSub(client, channels, tasks)
         try:
             yield pub_sub
         finally:

@@ -58,7 +58,7 @@ def html(results: Results) -> str:
         cases = [case for case in results.cases if case.workload.partition(".")[0] == kind]
         if cases:
             body = "".join(_case(case, colours) for case in cases if not case.scaled)
-            sections.append(f"<h2>{title}</h2>{body}{_curves(cases, colours)}")
+            sections.append(f"<h2>{title}</h2>{body}{_curves(results, kind, colours)}")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -148,15 +148,17 @@ def _nines(share: float) -> float:
     return math.log(1 - share) / math.log(1 - _TICKS[-1][0])
 
 
-def _curves(cases: Iterable[CaseResult], colours: dict[str, str]) -> str:
+def _curves(results: Results, kind: str, colours: dict[str, str]) -> str:
     figures = []
-    for (workload, setting), points in curves(list(cases)).items():
-        main = points[0].figures[0]
+    for (workload, setting), points in curves(results).items():
+        if workload.partition(".")[0] != kind:
+            continue
+        main = points[0][1].figures[0]
         found = []
-        for subject in dict.fromkeys(line.subject for case in points for line in case.lines):
+        for subject in dict.fromkeys(line.subject for _, case in points for line in case.lines):
             places = [
-                (case.value, value)
-                for case in points
+                (at, value)
+                for at, case in points
                 if (line := case.line(subject)) and (value := line.median(main.name) or 0) > 0
             ]
             if places:

@@ -2,43 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ..results import CaseResult, Line, Results
+from ..contracts import Figure
+from ..results import CaseResult, Line, Results, curves
 from .quantities import shown, shown_ratio
+
+#: How corekit's own subjects are called in a full run.
+_MEMORY, _ZMQ, _ETCD = "memory://", "zmq://", "etcd://"
 
 
 @dataclass(frozen=True, slots=True)
-class _Ratio:
-    """Ours is to be at least so many times as fast as theirs; None: only told."""
+class _Comparison:
+    """One figure of ours beside the same one of a peer."""
 
     work: str
     workload: str
     ours: str
-    """How the subject's name begins."""
-
     theirs: str
-    goal: float | None
+    goal: float | None = None
+    """The ratio of ours to theirs that is aimed at, at least or, of what is better less, at most;
+    None: it is only told."""
+
+    figure: int = 0
+    """Which one of the workload's figures."""
 
 
-_RATIOS = (
-    _Ratio("memory: `cache.get`", "cache.get", "memory:", "cashews mem://", 6),
-    _Ratio("memory: hit of a cached function", "cache.wrap_hit", "memory:", "cashews mem://", 10),
-    _Ratio("ZeroMQ: pub/sub, process to process", "pub_sub.throughput", "zmq", "nats-py core", 2),
-    _Ratio("ZeroMQ: queue, fsync before confirm", "queue.throughput", "zmq", "JetStream", 2),
-    _Ratio(
-        "the same, beside one that syncs too", "queue.throughput", "zmq", "JetStream, fsync", None
-    ),
-    _Ratio("etcd: lock and release", "lock.uncontended", "etcd:", "two bare etcd writes", 0.8),
-    _Ratio("memory: lock and release", "lock.uncontended", "memory:", "asyncio.Lock", 0.1),
+_QUEUE = "ZeroMQ: queue, publish to acknowledged"
+_LOCK = "etcd: lock and release, one at a time"
+
+_COMPARISONS = (
+    _Comparison("memory: `cache.get`", "cache.get", _MEMORY, "cashews mem://", 6),
+    _Comparison("memory: cached function, hit", "cache.wrap_hit", _MEMORY, "cashews mem://", 10),
+    _Comparison("ZeroMQ: `cache.get`", "cache.get", _ZMQ, "redis-py"),
+    _Comparison("ZeroMQ: cached function, hit", "cache.wrap_hit", _ZMQ, "cashews redis://"),
+    _Comparison("etcd: `cache.get`, one at a time", "cache.get", _ETCD, "bare etcd", 1.5, 1),
+    _Comparison("etcd: `cache.set`", "cache.set", _ETCD, "bare etcd", 0.7),
+    _Comparison("ZeroMQ: pub/sub", "pub_sub.throughput", _ZMQ, "nats-py core", 2),
+    _Comparison("the same", "pub_sub.throughput", _ZMQ, "redis-py"),
+    _Comparison("the same", "pub_sub.throughput", _ZMQ, "aio-pika"),
+    _Comparison("ZeroMQ: pub/sub, latency at rest", "pub_sub.latency", _ZMQ, "nats-py core", 1),
+    _Comparison("ZeroMQ: pub/sub, deliveries to 4", "pub_sub.fan_out", _ZMQ, "nats-py core"),
+    _Comparison(_QUEUE, "queue.throughput", _ZMQ, "JetStream", 2),
+    _Comparison("the same", "queue.throughput", _ZMQ, "JetStream, fsync"),
+    _Comparison("the same", "queue.throughput", _ZMQ, "aio-pika quorum", 8),
+    _Comparison("the same", "queue.throughput", _ZMQ, "Redis Streams, fsync"),
+    _Comparison("the same", "queue.throughput", _ZMQ, "taskiq, Redis stream"),
+    _Comparison("ZeroMQ: queue, latency at rest", "queue.latency", _ZMQ, "JetStream, fsync"),
+    _Comparison("after the death of a consumer", "queue.redelivery", _ZMQ, "aio-pika quorum"),
+    _Comparison("memory: lock and release", "lock.uncontended", _MEMORY, "asyncio.Lock", 0.1),
+    _Comparison("ZeroMQ: lock and release", "lock.uncontended", _ZMQ, "redis-py lock"),
+    _Comparison("ZeroMQ: lock, hand-over among 8", "lock.contended", _ZMQ, "redis-py lock"),
+    _Comparison(_LOCK, "lock.uncontended", _ETCD, "two bare etcd writes", 1 / 0.8, 1),
+    _Comparison("the same", "lock.uncontended", _ETCD, "etcd3aio lock", 1 / 1.5, 1),
 )
 
-#: The throughput at depth is to be this share of that at depth 0.
+#: The throughput at depth is to be this share of that at depth 0, and the broker is to need no
+#: more memory for it, in bytes.
 _AT_DEPTH = 0.9
+_FOR_DEPTH = 64 * 2**20
+
+#: A publish is to be confirmed within so many times what the disk needs to sync, and so many
+#: seconds more.
+_SYNCS = 3
+_BEYOND = 1e-3
+
+#: A contended lock of etcd is to change hands in the time of so many bare writes.
+_HAND_OVER = 3
 
 #: What `import corekit` may take, in seconds.
 _IMPORT = 0.04
+
+_SECONDS = Figure("", "s", "less")
+
+_SYNC = "fdatasync of 4 KiB, median seconds"
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    work: str
+    ours: str
+    theirs: str
+    ratio: str
+    goal: str
+    met: bool | None
+    """None if there is no goal."""
+
+    def __str__(self) -> str:
+        goal = self.goal if self.met in {None, True} else f"{self.goal}: missed"
+        return f"| {self.work} | {self.ours} | {self.theirs} | {self.ratio} | {goal} |"
 
 
 def markdown(results: Results) -> str:
@@ -46,82 +99,161 @@ def markdown(results: Results) -> str:
 
     What the run has not measured is left out.
     """
-    rows = [row for goal in _RATIOS if (row := _ratio_row(results, goal))]
-    rows += [row for row in (_depth_row(results), _import_row(results)) if row]
+    rows = [row for each in _COMPARISONS for row in _compared(results, each)]
+    for special in (_confirmation, _depth, _depth_memory, _hand_over, _import):
+        rows += special(results)
     head = [
         "| work | corekit | compared with | ratio | goal |",
         "|---|---:|---|---:|---:|",
     ]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows), "", _origin(results)])
+    return "\n".join([*head, *map(str, rows), "", _origin(results)])
 
 
-def _ratio_row(results: Results, goal: _Ratio) -> Sequence[str] | None:
-    case = _case(results, goal.workload)
-    ours = _line(case, goal.ours) if case else None
-    theirs = case.line(goal.theirs) if case else None
-    if case is None or ours is None or theirs is None:
-        return None
+# ---------------------------------------------------------------- rows; none if not measured
+
+
+def _compared(results: Results, each: _Comparison) -> Iterator[_Row]:
+    found = _measured(results, each.workload, each.ours)
+    other = _measured(results, each.workload, each.theirs)
+    if found is None or other is None:
+        return
+    (case, ours), (_, theirs) = found, other
+    figure = case.figures[each.figure]
+    if (ratio := ours.ratio(figure.name, theirs)) is None:
+        return
+    # What keeps less is easily faster.
+    tells = {line.durable for line in case.lines} == {True, False} and ours.durable
+    kept = f" ({theirs.promise.partition(';')[0]})" if tells else ""
+    yield _Row(
+        f"{each.work}{', durable' if tells and each.work != 'the same' else ''}",
+        shown(ours.median(figure.name), figure),
+        f"{theirs.subject}{kept}: {shown(theirs.median(figure.name), figure)}",
+        shown_ratio(ratio),
+        *_goal(ratio, each.goal, figure.better == "more", _times),
+    )
+
+
+def _confirmation(results: Results) -> Iterator[_Row]:
+    """Compare a single durable publish with what the disk needs to sync."""
+    found = _measured(results, "queue.latency", _ZMQ)
+    if found is None:
+        return
+    case, line = found
+    figure = case.figures[2]
+    took, sync = line.median(figure.name), results.machine[_SYNC]
+    if took is not None:
+        yield _Row(
+            "ZeroMQ: one durable publish at rest, confirmed",
+            shown(took, figure),
+            f"fdatasync of 4 KiB: {shown(sync, _SECONDS)}",
+            shown_ratio(took / sync),
+            f"≤ {_SYNCS} x + {shown(_BEYOND, _SECONDS)}",
+            took <= _SYNCS * sync + _BEYOND,
+        )
+
+
+def _depth(results: Results) -> Iterator[_Row]:
+    points = _depths(results)
+    if len(points) < 2 or points[0][0] != 0:
+        return
+    (_, case, shallow), (depth, _, deep) = points[0], points[-1]
     main = case.figures[0]
-    if (ratio := ours.ratio(main.name, theirs)) is None:
-        return None
-    return (
-        goal.work,
-        shown(ours.median(main.name), main),
-        f"{goal.theirs}: {shown(theirs.median(main.name), main)}",
-        shown_ratio(ratio),
-        f"≥ {goal.goal:g} x" if goal.goal else "",
-    )
-
-
-def _depth_row(results: Results) -> Sequence[str] | None:
-    cases = sorted(
-        (
-            case
-            for case in results.cases
-            if case.workload == "queue.depth" and case.scaled == "depth"
-        ),
-        key=lambda case: case.value,
-    )
-    measured = [(case, line) for case in cases if (line := _line(case, "zmq"))]
-    if len(measured) < 2 or measured[0][0].value != 0:
-        return None
-    (empty, shallow), (full, deep) = measured[0], measured[-1]
-    main = full.figures[0]
     if (ratio := deep.ratio(main.name, shallow)) is None:
-        return None
-    return (
-        f"ZeroMQ: queue with {full.value:,.0f} messages waiting",
+        return
+    yield _Row(
+        f"ZeroMQ: queue with {depth:,.0f} messages waiting",
         shown(deep.median(main.name), main),
-        f"the same with none: {shown(shallow.median(main.name), empty.figures[0])}",
+        f"the same with none: {shown(shallow.median(main.name), main)}",
         shown_ratio(ratio),
-        f"≥ {_AT_DEPTH:g} x",
+        *_goal(ratio, _AT_DEPTH, True, _times),
     )
 
 
-def _import_row(results: Results) -> Sequence[str] | None:
-    case = _case(results, "start.import")
-    line = _line(case, "memory:") if case else None
-    if case is None or line is None:
-        return None
+def _depth_memory(results: Results) -> Iterator[_Row]:
+    points = _depths(results)
+    if not points:
+        return
+    depth, case, line = points[-1]
+    figure = case.figures[-1]
+    if (grown := line.median(figure.name)) is not None:
+        yield _Row(
+            f"the broker's memory for {depth:,.0f} messages",
+            shown(grown, figure),
+            "",
+            "",
+            *_goal(grown, _FOR_DEPTH, False, lambda goal: shown(goal, figure)),
+        )
+
+
+def _hand_over(results: Results) -> Iterator[_Row]:
+    """Compare the turns of the most contenders with bare writes, of which the peer times two."""
+    points = curves(results).get(("lock.contended", "contenders"), [])
+    found = _measured(results, "lock.uncontended", "two bare etcd writes")
+    if not points or found is None:
+        return
+    contenders, case = points[-1]
+    uncontended, writes = found
+    line = case.line(_ETCD)
+    rate = line.median(case.figures[0].name) if line else None
+    two = writes.median(uncontended.figures[1].name)
+    if rate and two:
+        yield _Row(
+            f"etcd: lock, hand-over among {contenders:,.0f}",
+            shown(1 / rate, _SECONDS),
+            f"one bare etcd write: {shown(two / 2, _SECONDS)}",
+            shown_ratio(2 / rate / two),
+            *_goal(2 / rate / two, _HAND_OVER, False, _times),
+        )
+
+
+def _import(results: Results) -> Iterator[_Row]:
+    found = _measured(results, "start.import", _MEMORY)
+    if found is None:
+        return
+    case, line = found
     figure = case.figures[1]
-    goal = shown(_IMPORT, figure)
-    return ("`import corekit`", shown(line.median(figure.name), figure), "", "", f"≤ {goal}")
+    if (took := line.median(figure.name)) is not None:
+        goal = _goal(took, _IMPORT, False, lambda goal: shown(goal, figure))
+        yield _Row("`import corekit`", shown(took, figure), "", "", *goal)
 
 
-def _case(results: Results, workload: str) -> CaseResult | None:
-    cases = (case for case in results.cases if case.workload == workload and not case.scaled)
-    return next(cases, None)
+# ---------------------------------------------------------------- what rows are made of
 
 
-def _line(case: CaseResult, beginning: str) -> Line | None:
-    found = (line for line in case.lines if line.subject.startswith(beginning))
-    return next((line for line in found if line.repetitions), None)
+def _goal(
+    value: float, goal: float | None, more: bool, written: Callable[[float], str]
+) -> tuple[str, bool | None]:
+    if goal is None:
+        return "", None
+    return f"{'≥' if more else '≤'} {written(goal)}", value >= goal if more else value <= goal
+
+
+def _times(goal: float) -> str:
+    return f"{goal:.3g} x"
+
+
+def _measured(results: Results, workload: str, subject: str) -> tuple[CaseResult, Line] | None:
+    """Return the case as it was chosen and the line of *subject*, None if there are no figures."""
+    for case in results.cases:
+        if case.workload == workload and not case.scaled:
+            line = case.line(subject)
+            return (case, line) if line is not None and line.repetitions else None
+    return None
+
+
+def _depths(results: Results) -> list[tuple[float, CaseResult, Line]]:
+    points = curves(results).get(("queue.depth", "depth"), [])
+    return [
+        (depth, case, line)
+        for depth, case in points
+        if (line := case.line(_ZMQ)) is not None and line.repetitions
+    ]
 
 
 def _origin(results: Results) -> str:
     machine = results.machine
     return (
-        f"Medians of {results.repeat} repetitions in turns, {results.begun[:10]}, on "
-        f"{machine['cores']} cores of {machine['processor']}, {machine['python']}; fdatasync of "
-        f"4 KiB takes {machine['fdatasync of 4 KiB, median seconds'] * 1e3:.2g} ms there."
+        f"`{results.command}`: medians of {results.repeat} repetitions in turns, "
+        f"{results.begun[:10]}, on {machine['cores']} cores of {machine['processor']}, "
+        f"{machine['python']}; fdatasync of 4 KiB takes {shown(machine[_SYNC], _SECONDS)} there."
     )

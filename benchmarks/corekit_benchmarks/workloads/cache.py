@@ -15,7 +15,7 @@ _HOUR = 3600
 
 #: The lifetime of the keys that churn, in seconds, and how many there are for each of `keys`.
 _SHORT = 1
-_CHURN = 100
+_CHURN = 20
 
 
 async def _get(cache: CacheClient, settings: Settings) -> Operations:
@@ -149,6 +149,7 @@ class Churn:
         "cache",
         f"memory left by {_CHURN} x {{keys}} keys that lived {_SHORT} s, after as many before them",
         growth.FIGURES,
+        repeat_at_most=1,
     )
 
     async def run(self, stage: Stage) -> Sample:

@@ -107,6 +107,7 @@ class Depth:
         ),
         roles=("producer", "consumer"),
         scales={"depth": (0, 10_000, 100_000, 1_000_000)},
+        repeats_curves=True,
     )
 
     async def run(self, stage: Stage) -> Sample:
@@ -173,7 +174,7 @@ class Redelivery:
         (Figure("delay", "s", "less"),),
         roles=("producer", "holder", "survivor"),
         needs_shared=True,
-        repeat_at_most=2,
+        repeat_at_most=1,
     )
 
     async def run(self, stage: Stage) -> Sample:
@@ -286,6 +287,6 @@ WORKLOADS: tuple[Workload, ...] = (
         ),
         loaded=True,
     ),
-    Depth(),
     Redelivery(),
+    Depth(),
 )

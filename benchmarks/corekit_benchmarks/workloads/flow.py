@@ -16,7 +16,7 @@ from ..contracts import Link, Role
 from ..settings import Settings
 from .load import now, thinned
 
-Publish = Callable[[bytes], Awaitable[None]]
+Publish = Callable[[bytes], Awaitable[object]]
 
 #: A consumer tells of every so many messages, a few times for each window.
 _REPORTS_PER_WINDOW = 10

@@ -12,7 +12,7 @@ from . import growth
 from .load import ClientWorkload, Operations, now, thinned
 
 #: How many keys are used up for each of `keys`.
-_CHURN = 10
+_CHURN = 5
 
 
 async def _turns(lock: LockClient, settings: Settings) -> Operations:
@@ -52,7 +52,7 @@ class Contended:
         "hand-overs of one key among {contenders} contenders in two processes or more",
         (RATE, MEDIAN, P99, Figure("unfairness", "", "less")),
         roles=("contenders",),
-        scales={"contenders": (2, 8, 32)},
+        scales={"contenders": (2, 8, 32, 100)},
     )
 
     async def run(self, stage: Stage) -> Sample:
@@ -99,6 +99,7 @@ class Churn:
         "lock",
         f"memory left by {_CHURN} x {{keys}} keys that were locked once, after as many before them",
         growth.FIGURES,
+        repeat_at_most=1,
     )
 
     async def run(self, stage: Stage) -> Sample:

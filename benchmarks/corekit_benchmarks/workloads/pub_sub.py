@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
+
 from ..contracts import LOST, MEDIAN, P99, RATE, About, Link, PubSubClient, Sample, Stage, Workload
 from ..settings import Settings
-from .flow import Flow, Outcome, Receipts, flood, pace, settle
+from .flow import Flow, Outcome, Publish, Receipts, flood, pace, settle
 
 #: What is on its way at most: messages, and all together about so many bytes.
 _WINDOW = 10_000
 _WINDOW_BYTES = 8 * 1024 * 1024
+
+#: More subscribers than these share the window: what is on its way are deliveries.
+_UNDIVIDED = 4
+
+#: The most processes that subscribers are spread over.
+_PROCESSES = 10
 
 #: Messages a second "at rest".
 _AT_REST = 200
@@ -37,12 +45,13 @@ class Throughput:
 
     async def publisher(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Publish as fast as it goes."""
-        await flood(link, settings, client.publish)
+        await flood(link, settings, _in_turn(client))
         await client.flush()
 
     async def subscriber(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Count."""
-        receipts = Receipts(link, _window(settings))
+        subscribers = settings.subscribers if self._fan_out else 1
+        receipts = Receipts(link, _window(settings, subscribers))
         await client.subscribe(receipts.note)
         link.send(ready=True)
         await receipts.until_told()
@@ -67,29 +76,37 @@ class Latency:
     async def publisher(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Publish at a rate."""
         rate = settings.rate if self._loaded else _AT_REST
-        await pace(link, settings, client.publish, rate, overlapping=self._loaded)
+        await pace(link, settings, _in_turn(client), rate, overlapping=self._loaded)
         await client.flush()
 
     async def subscriber(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Note how long each message took."""
-        receipts = Receipts(link, _window(settings))
+        receipts = Receipts(link, _window(settings, 1))
         await client.subscribe(receipts.note_latency)
         link.send(ready=True)
         await receipts.until_told()
         await settle(link, receipts, client.flush)
 
 
+def _in_turn(client: PubSubClient) -> Publish:
+    publish, channels = client.publish, itertools.cycle(client.channels)
+    return lambda body: publish(next(channels), body)
+
+
 async def _flow(stage: Stage, publishers: int, subscribers: int) -> Outcome:
-    consumers = [await stage.start("subscriber") for _ in range(subscribers)]
+    consumers = [
+        await stage.start("subscriber", number % _PROCESSES) for number in range(subscribers)
+    ]
     producers = [await stage.start("publisher") for _ in range(publishers)]
     for role in (*consumers, *producers):
         await role.receive()
     # A message is off its way when the slowest has it.
-    return await Flow(producers, consumers, total=min).run(_window(stage.settings))
+    return await Flow(producers, consumers, total=min).run(_window(stage.settings, subscribers))
 
 
-def _window(settings: Settings) -> int:
-    return max(10, min(_WINDOW, _WINDOW_BYTES // max(1, settings.payload)))
+def _window(settings: Settings, subscribers: int) -> int:
+    most = min(_WINDOW, _WINDOW_BYTES // max(1, settings.payload))
+    return max(10, most * _UNDIVIDED // max(_UNDIVIDED, subscribers))
 
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -97,10 +114,15 @@ WORKLOADS: tuple[Workload, ...] = (
         About(
             "pub_sub.throughput",
             "pub_sub",
-            "one subscriber process, {payload} B, {in_flight} in flight, publishers: {processes}",
+            "one subscriber process, {payload} B, {in_flight} in flight, "
+            "channels: {channels}, publishers: {processes}",
             (RATE, LOST),
             roles=_ROLES,
-            scales={"payload": (64, 1024, 16_384), "in_flight": (1, 8, 64)},
+            scales={
+                "payload": (64, 1024, 16_384),
+                "in_flight": (1, 8, 64),
+                "channels": (1, 100, 10_000),
+            },
         ),
         fan_out=False,
     ),
@@ -108,10 +130,11 @@ WORKLOADS: tuple[Workload, ...] = (
         About(
             "pub_sub.fan_out",
             "pub_sub",
-            "deliveries to {subscribers} subscriber processes, {payload} B, {in_flight} in flight",
+            "deliveries to {subscribers} subscribers in processes of their own, ten at most; "
+            "{payload} B, {in_flight} in flight",
             (RATE, LOST),
             roles=_ROLES,
-            scales={"subscribers": (1, 2, 4, 8)},
+            scales={"subscribers": (1, 10, 100)},
         ),
         fan_out=True,
     ),

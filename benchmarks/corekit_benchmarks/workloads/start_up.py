@@ -9,7 +9,7 @@ import sys
 from ..contracts import About, Figure, Link, Sample, Stage, Workload
 from ..settings import Settings
 
-_IMPORTS = 5
+_IMPORTS = 3
 
 _TIMED = "import time; begin = time.perf_counter(); {}; print(time.perf_counter() - begin)"
 
