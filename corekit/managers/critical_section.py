@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import Any
 
@@ -18,61 +18,55 @@ logger = logging.getLogger("corekit.lock")
 class CriticalSection:
     """An async context manager: its block runs while a lease is held, and is cancelled with it.
 
-    *acquire* gets the lease. With *renewed*, a ttl in seconds, the lease is renewed to it while
-    the block runs.
+    *acquire* gets the lease; if *renewed*, it is renewed to its ttl while the block runs.
 
     The cancellation follows the protocol of `asyncio.timeout`: it is told apart from one that
     comes from outside by the task's count of cancellations, and the outside one wins.
     """
 
-    __slots__ = (
-        "_acquire",
-        "_cancellations",
-        "_cancelled",
-        "_cancelling",
-        "_ended",
-        "_lease",
-        "_renewal",
-        "_renewed",
-        "_task",
-    )
+    # Most blocks end before anything happens to their lease: the rest is set when it does.
+    _lease: Lease | None = None
+    _task: asyncio.Task[Any] | None = None
+    _renewal: Renewal | None = None
+    _cancelled = False
+    _cancelling: asyncio.Handle | None = None
+    _ended: asyncio.Future[None] | None = None
 
-    def __init__(self, acquire: Callable[[], Awaitable[Lease]], renewed: float | None) -> None:
-        self._acquire = acquire
+    _cancellations = 0
+    """The task's count of cancellations when the block began."""
+
+    def __init__(self, acquire: Callable[[], Awaitable[Lease]], *, renewed: bool) -> None:
+        #: None once the block was entered.
+        self._acquire: Callable[[], Awaitable[Lease]] | None = acquire
         self._renewed = renewed
-        self._lease: Lease | None = None
-        self._task: asyncio.Task[Any] | None = None
-        self._renewal: Renewal | None = None
-        #: The task's count of cancellations when the block began.
-        self._cancellations = 0
-        self._cancelled = False
-        self._cancelling: asyncio.Handle | None = None
-        self._ended: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<CriticalSection {self._lease or 'not entered'!r}>"
 
     async def __aenter__(self) -> Lease:
-        if self._task is not None:
+        acquire, self._acquire = self._acquire, None
+        if acquire is None:
             raise RuntimeError("a critical section is entered once: call lock() for each")
-        self._task = task = asyncio.current_task()
+        self._lease = lease = await acquire()
+        # The loop is named, since to ask for it is a system call in Python 3.11.
+        self._task = task = asyncio.current_task(lease.session.loop)
         if task is None:
+            await lease.release()
             raise RuntimeError("a critical section must be entered in a task")
-        self._lease = lease = await self._acquire()
         self._cancellations = task.cancelling()
         lease.section = self
-        if self._renewed is None:
-            lease.watch()
+        if self._renewed:
+            self._renewal = Renewal(lease, lease.session.renewals)
         else:
-            self._renewal = Renewal(lease, self._renewed, lease.session.renewals)
+            lease.watch()
         return lease
 
-    async def __aexit__(
+    def __aexit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         lease, task = self._lease, self._task
         if lease is None or task is None:
             raise RuntimeError("a critical section is left that was not entered")
@@ -85,10 +79,9 @@ class CriticalSection:
         if self._ended is not None:
             self._ended.set_result(None)
         outside = self._cancelled and task.uncancel() > self._cancellations
-        if not lease.was_lost:
-            await lease.release()
-        elif self._is_superseded(error, outside):
+        if lease.was_lost and self._is_superseded(error, outside):
             raise lease.loss() from error
+        return lease.release()
 
     def _is_superseded(self, error: BaseException | None, outside: bool) -> bool:
         """Tell whether LockLost takes the place of *error*."""

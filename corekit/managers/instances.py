@@ -148,7 +148,7 @@ class InstanceRegistry:
                 if lease is None:
                     lease = await self._join(value, wait=None)
                 if lease is not None:
-                    await self._locks.keep(lease, TTL)
+                    await self._locks.keep(lease)
             except LockLost as error:
                 logger.warning("this instance was not seen by the others for a while: %s", error)
             except BackendError as error:

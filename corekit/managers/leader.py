@@ -70,7 +70,7 @@ class Election:
         Entering raises what `LockManager.acquire` raises.
         """
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
-        return CriticalSection(partial(self._win, limit), self._ttl)
+        return CriticalSection(partial(self._win, limit), renewed=True)
 
     async def current(self) -> Leader | None:
         """Return who leads; None if nobody does. It may have changed by the time it is known.

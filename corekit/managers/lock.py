@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 from asyncio import _get_running_loop
@@ -14,7 +13,7 @@ from typing import Any, NoReturn, TypeVar, overload
 
 from .. import arguments, names
 from ..adapters import LockAdapter, MembershipAdapter
-from ..errors import ConfigurationError, InvalidType, LockNotAcquired, LockTimeout
+from ..errors import ConfigurationError, InvalidType, LockError, LockNotAcquired, LockTimeout
 from ..lifecycle import Gate
 from .context import ManagerContext
 from .critical_section import CriticalSection
@@ -32,6 +31,14 @@ _DAY = 86400.0
 
 #: How long work under a lock may go on when the App stops, before others get the lock, in seconds.
 _CLEAN_UP = 1.0
+
+
+def _timeout(key: str, wait: float | None) -> LockError:
+    return LockTimeout(f"lock {key!r} was not free within {wait:g} s")
+
+
+def _held(key: str, _wait: float | None) -> LockError:
+    return LockNotAcquired(f"lock {key!r} is held by another")
 
 
 class LockManager:
@@ -100,10 +107,7 @@ class LockManager:
         seconds = self._ttl(ttl)
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
         name = self._prefix + names.escaped(names.checked("key", key))
-        lease = await self._acquire(name, key, seconds, limit)
-        if lease is None:
-            raise _timeout(key, limit)
-        return lease
+        return await self._acquire(name, key, seconds, limit)
 
     async def try_acquire(
         self, key: str, timeout: float | timedelta = 0, *, ttl: float | timedelta = 10
@@ -115,10 +119,7 @@ class LockManager:
         seconds = self._ttl(ttl)
         limit = arguments.seconds("timeout", timeout, zero=True)
         name = self._prefix + names.escaped(names.checked("key", key))
-        lease = await self._acquire(name, key, seconds, limit)
-        if lease is None:
-            raise LockNotAcquired(f"lock {key!r} is held by another")
-        return lease
+        return await self._acquire(name, key, seconds, limit, _held)
 
     def lock(
         self,
@@ -144,8 +145,8 @@ class LockManager:
         seconds = self._ttl(ttl)
         limit = None if wait is None else arguments.seconds("wait", wait, zero=True)
         name = self._prefix + names.escaped(names.checked("key", key))
-        acquire = partial(self._acquire_in_time, name, key, seconds, limit)
-        return CriticalSection(acquire, seconds if arguments.flag("renew", renew) else None)
+        acquire = partial(self._acquire, name, key, seconds, limit)
+        return CriticalSection(acquire, renewed=arguments.flag("renew", renew))
 
     @overload
     async def run_exclusive(
@@ -220,24 +221,29 @@ class LockManager:
     async def hold(
         self, name: str, ttl: float, wait: float | None, value: Callable[[], bytes]
     ) -> Lease | None:
-        """Own *name* like `acquire`, and show there what *value* returns then."""
+        """Own *name* like `acquire`, and show there what *value* returns then.
+
+        Returns None if it was not free in time.
+        """
         membership = self.membership()
-        lease = await self._acquire(name, name, ttl, wait)
-        if lease is not None:
-            try:
-                shown = await membership.announce(lease.grant, value())
-            except BaseException:
-                await lease.release()
-                raise
-            if not shown:
-                lease.expire()
-                lease.lose("the backend ended it at once")
-                raise lease.loss()
+        try:
+            lease = await self._acquire(name, name, ttl, wait)
+        except LockTimeout:
+            return None
+        try:
+            shown = await membership.announce(lease.grant, value())
+        except BaseException:
+            await lease.release()
+            raise
+        if not shown:
+            lease.expire()
+            lease.lose("the backend ended it at once")
+            raise lease.loss()
         return lease
 
-    async def keep(self, lease: Lease, ttl: float) -> NoReturn:
+    async def keep(self, lease: Lease) -> NoReturn:
         """Renew *lease* until it is lost, then raise LockLost; release it if cancelled."""
-        renewal = Renewal(lease, ttl, lease.session.renewals)
+        renewal = Renewal(lease, lease.session.renewals)
         try:
             await lease.lost.wait()
         finally:
@@ -256,13 +262,14 @@ class LockManager:
             )
         return seconds
 
-    async def _acquire_in_time(self, name: str, key: str, ttl: float, wait: float | None) -> Lease:
-        lease = await self._acquire(name, key, ttl, wait)
-        if lease is None:
-            raise _timeout(key, wait)
-        return lease
-
-    async def _acquire(self, name: str, key: str, ttl: float, wait: float | None) -> Lease | None:
+    async def _acquire(
+        self,
+        name: str,
+        key: str,
+        ttl: float,
+        wait: float | None,
+        late: Callable[[str, float | None], LockError] = _timeout,
+    ) -> Lease:
         session = self._session
         # What Gate.check does, without a call: with `release` it is the hottest path here.
         if session is None or _get_running_loop() is not session.loop:
@@ -275,20 +282,8 @@ class LockManager:
             ttl = adapter.least_ttl
         grant = await adapter.acquire(name, ttl, wait)
         if grant is None:
-            return None
-        if self._session is not session:
-            # Stopped meanwhile: the adapter, which is closing, releases it.
-            raise self._gate.refusal()
-        lease = Lease(session, key, grant, asyncio.current_task(session.loop))
-        leases = session.leases
-        leases[name] = lease
-        if len(leases) > session.sweep_at:
-            session.sweep()
-        return lease
-
-
-def _timeout(key: str, wait: float | None) -> LockTimeout:
-    return LockTimeout(f"lock {key!r} was not free within {wait:g} s")
+            raise late(key, wait)
+        return session.lease(key, grant)
 
 
 def _taking_lease(fn: Callable[..., Any]) -> Callable[[Lease], Any]:

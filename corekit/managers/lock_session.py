@@ -33,7 +33,8 @@ class LockSession:
         self.renewals = RenewalSchedule(clock, self.tasks)
         #: The youngest lease of each name. It may have ended by its time without being noticed.
         self.leases: dict[str, Lease] = {}
-        self.sweep_at = _FEW
+        self._sweep_at = _FEW
+        self._closed = False
         self._remote = Guarantee.SHARED in adapter.guarantees
 
     def __repr__(self) -> str:
@@ -41,6 +42,18 @@ class LockSession:
 
     def __len__(self) -> int:
         return len(self.leases)
+
+    def lease(self, key: str, grant: Grant) -> Lease:
+        """Return the lease of the running task for *grant*, which it has just been given."""
+        if self._closed:
+            # The adapter, which is closing, releases it.
+            raise NotOpenError("the lock manager is stopped")
+        lease = Lease(self, key, grant, asyncio.current_task(self.loop))
+        leases = self.leases
+        leases[grant.name] = lease
+        if len(leases) > self._sweep_at:
+            self._sweep()
+        return lease
 
     def reliable(self, ttl: float) -> float:
         """Return how long a holder may rely on *ttl*, so that it ends before the backend's.
@@ -53,12 +66,11 @@ class LockSession:
             return ttl - min(0.1 * ttl, 1 + 0.001 * ttl)
         return ttl - 0.01 if ttl > 1 else ttl * 0.99
 
-    def sweep(self) -> None:
-        """Drop the leases whose time is over; call it when there are more than `sweep_at`."""
+    def _sweep(self) -> None:
         for lease in list(self.leases.values()):
             lease.expire()
         # Looked through again only when as many have come as stayed: constant cost per lease.
-        self.sweep_at = max(_FEW, 2 * len(self.leases))
+        self._sweep_at = max(_FEW, 2 * len(self.leases))
 
     def release_failed(self, grant: Grant, error: BaseException) -> None:
         """Make the best of a release that ended with *error*.
@@ -92,6 +104,7 @@ class LockSession:
 
         Blocks of work under a lease get *unwinding* seconds to end before their key is free.
         """
+        self._closed = True
         leases = list(self.leases.values())
         stopped = [lease.section.stop() for lease in leases if lease.section is not None]
         for lease in leases:

@@ -18,7 +18,7 @@ _LONGEST_PAUSE = 1.0
 
 
 class Renewal:
-    """Extends *lease* to *ttl* whenever a third of it is over, until it is stopped.
+    """Extends *lease* to its ttl whenever a third of it is over, until it is stopped.
 
     It runs in the event loop on purpose: a loop that is stuck must lose the lock. A backend that
     cannot be reached is tried again until the lease's own deadline, at which the lease is lost by
@@ -27,12 +27,11 @@ class Renewal:
 
     __slots__ = ("_lease", "_schedule", "_task", "ttl")
 
-    def __init__(self, lease: Lease, ttl: float, schedule: RenewalSchedule) -> None:
-        self.ttl = ttl
+    def __init__(self, lease: Lease, schedule: RenewalSchedule) -> None:
+        self.ttl = lease.keep_ttl()
         self._lease = lease
         self._schedule = schedule
         self._task: asyncio.Task[None] | None = None
-        lease.keep_at_least(ttl)
         schedule.add(self)
 
     def __repr__(self) -> str:
