@@ -178,10 +178,9 @@ class Lease:
         """When a third of the ttl is over, on the clock's monotonic scale."""
         return self.grant.since + self.grant.ttl - self._least_ttl * 2 / 3
 
-    def keep_ttl(self) -> float:
-        """Let no extension be shorter than the ttl that is granted now, and return that."""
-        self._least_ttl = ttl = self.grant.ttl
-        return ttl
+    def keep_at_least(self, ttl: float) -> None:
+        """Let no extension be shorter than *ttl*."""
+        self._least_ttl = ttl
 
     def watch(self) -> None:
         """Notice the end of the lease when it comes."""

@@ -28,10 +28,11 @@ class Renewal:
     __slots__ = ("_lease", "_schedule", "_task", "ttl")
 
     def __init__(self, lease: Lease, schedule: RenewalSchedule) -> None:
-        self.ttl = lease.keep_ttl()
+        self.ttl = lease.grant.ttl
         self._lease = lease
         self._schedule = schedule
         self._task: asyncio.Task[None] | None = None
+        lease.keep_at_least(self.ttl)
         schedule.add(self)
 
     def __repr__(self) -> str:
