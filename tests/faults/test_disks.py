@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import subprocess
@@ -10,14 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from corekit_zeromq.broker import schema
+from corekit_zeromq.broker.journal import FILE
 
 from corekit import App
 from corekit.testing import eventually
 
-from . import checkers
+from . import checkers, crashes
 from .checkers import Finding
+from .crashes import Journalist
 from .history import Event
-from .processes import Broker, Run, nothing_left, scaled
+from .processes import SCALE, Broker, Run, nothing_left, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + scaled(60))]
 
@@ -125,18 +129,18 @@ async def delivered(url: str) -> list[int]:
 
 
 async def test_a_journal_that_lost_its_end(new_run: Callable[[], Run], tmp_path: Path) -> None:
-    """Whatever byte a journal was cut at, it holds what was confirmed before that byte.
+    """Whatever byte a journal was cut at, a broker has what was confirmed before that byte.
 
     It is delivered in order, without holes and without anything else.
     """
     async with new_run() as run:
         broker = run.broker()
-        wal = broker.data / "journal.sqlite3-wal"
+        wal = broker.data / crashes.WAL
         sizes = await published(broker.url, run.record, wal)
         broker.kill()
         assert sizes == sorted(sizes), "the log was begun anew: publish less"
         assert wal.stat().st_size >= sizes[-1]
-        cuts = run.random.sample(range(sizes[-1] // 2, sizes[-1] + 1), scaled(12))
+        cuts = run.random.sample(range(sizes[-1] // 2, sizes[-1] + 1), scaled(6))
         for number, cut in enumerate(cuts):
             copy = Broker(tmp_path / f"copy{number}")
             shutil.copytree(broker.data, copy.data)
@@ -151,3 +155,69 @@ async def test_a_journal_that_lost_its_end(new_run: Callable[[], Run], tmp_path:
             assert numbers == list(range(len(numbers)))
             assert confirmed <= len(numbers) <= confirmed + 1
         run.judge(Finding({"published": len(sizes), "cuts": len(cuts)}))
+
+
+#: Every so many bytes the log is cut; with a scale of 7 at each.
+STEP = max(1, round(7 / SCALE))
+
+
+def test_a_journal_cut_at_every_byte(tmp_path: Path, new_run: Callable[[], Run]) -> None:
+    """Cut anywhere in its last pages or at any page, it holds exactly the commits before that."""
+    run = new_run()
+    live, copy = tmp_path / "live", tmp_path / "copy"
+    live.mkdir()
+    journalist = Journalist(live, run.random)
+    commits = [journalist.commit()]
+    commits += [journalist.step(3000) for _ in range(20)]
+    journalist.close()
+    last = commits[-1].files
+    ends = [len(commit.files.get(crashes.WAL, b"")) for commit in commits]
+    assert ends == sorted(set(ends)), "each commit makes the log longer"
+    pages = range(32, ends[-1], crashes.FRAME)
+    near = {page + offset for page in pages for offset in (-1, 0, 1, 24, 25) if page >= ends[0]}
+    cuts = near | set(range(ends[-1] - 2 * crashes.FRAME, ends[-1] + 1, STEP))
+    cuts = {cut for cut in cuts if ends[0] <= cut <= ends[-1]}
+    for cut in sorted(cuts):
+        crashes.write(copy, last | {crashes.WAL: last[crashes.WAL][:cut]})
+        confirmed = max(number for number, end in enumerate(ends) if end <= cut)
+        assert crashes.messages(copy) == commits[confirmed].messages, cut
+    run.judge(Finding({"commits": len(commits), "bytes_cut_at": len(cuts)}))
+
+
+def test_a_power_cut_below_the_file_system(
+    tmp_path: Path, new_run: Callable[[], Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever sectors of what was not yet synced are on disk: a commit is whole or absent.
+
+    Everything that was confirmed is there, also while the log is copied to the database and begun
+    anew, which happens often here.
+    """
+    monkeypatch.setattr(schema, "_CHECKPOINT_PAGES", 60)
+    run = new_run()
+    live, copy = tmp_path / "live", tmp_path / "copy"
+    live.mkdir()
+    journalist = Journalist(live, run.random)
+    commits = [journalist.commit()]
+    commits += [journalist.step(3000) for _ in range(60)]
+    journalist.close()
+    steps = list(itertools.pairwise(commits))
+    logs = sum(crashes.is_new_log(before.files, after.files) for before, after in steps)
+    copies = sum(before.files[FILE] != after.files[FILE] for before, after in steps)
+    assert logs > 3
+    assert copies > 3
+    whole = 0
+    for _ in range(scaled(500)):
+        before, after = run.random.choice(steps)
+        crashes.write(copy, crashes.power_cut(before.files, after.files, run.random))
+        found = crashes.messages(copy)
+        whole += found == after.messages
+        assert found in (before.messages, after.messages)
+    figures = {"power_cuts": scaled(500), "commits_whole": whole, "new_logs": logs}
+    run.judge(Finding({**figures, "copied_to_database": copies}))
+
+
+def test_a_power_cut_while_a_journal_is_created(tmp_path: Path) -> None:
+    """Whichever sectors of the first page are on disk, the journal is made anew."""
+    for sectors in range(2 ** (4096 // crashes.SECTOR)):
+        crashes.write(tmp_path / "data", crashes.half_created(tmp_path / "page", sectors))
+        assert crashes.messages(tmp_path / "data") == []

@@ -108,15 +108,17 @@ def _recognise(path: Path) -> None:
             size = file.seek(0, os.SEEK_END)
     except OSError as error:
         raise BrokerRefused(exits.CANNOT_CREATE, f"cannot read {path}: {error}") from error
-    if not header:
+    if not header or (size <= PAGE and not header.strip(b"\0")):
         return  # created, and nothing written yet; or everything is in the log
     if len(header) < _HEADER or not header.startswith(b"SQLite format 3\0"):
         raise BrokerRefused(
             exits.CORRUPT, f"{path} is not a journal of corekit's broker; move it away"
         )
     application = int.from_bytes(header[68:72], "big")
-    # Until the log is first folded in, our file is one page that says nothing.
-    if application != APPLICATION_ID and (application or size > PAGE):
+    # Until the log is first folded in, our first page says nothing: not even that there are
+    # tables. If the power fails while it is, others may have been written before the first.
+    tables = int.from_bytes(header[40:44], "big")
+    if application != APPLICATION_ID and (application or tables):
         raise _foreign(path)
     _check_format(path, int.from_bytes(header[60:64], "big"))
 

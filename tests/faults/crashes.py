@@ -1,0 +1,183 @@
+"""A broker's data directory as a power cut may leave it.
+
+A commit is on disk when its fdatasync has returned. What was written after that may be there or
+not, sector by sector, in any order: of files that grew, what is missing reads as zeros.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sqlite3
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from types import ModuleType
+
+from corekit_zeromq.broker.journal import FILE
+from corekit_zeromq.protocol import Op
+
+WAL = FILE + "-wal"
+
+#: What disks write as a whole.
+SECTOR = 512
+
+#: A page of the journal in its log, with what sqlite writes before each.
+FRAME = 24 + 4096
+
+#: The header of sqlite's log, and where it says which generation of the log it is.
+_HEADER = 32
+_GENERATION = slice(16, 24)
+
+
+def _peers() -> ModuleType:
+    """Return the module of the broker's tests that speaks to an engine without a process."""
+    path = Path(__file__).parents[2] / "backends/zeromq/tests/broker/peer.py"
+    spec = importlib.util.spec_from_file_location("broker_peers", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+Bench = _peers().Bench
+
+Files = dict[str, bytes]
+#: Ids and bodies of the messages in a queue, in order.
+Messages = list[tuple[str, bytes]]
+
+
+@dataclass
+class Commit:
+    """A commit: the files when it was confirmed, and what the queue had in it."""
+
+    files: Files
+    messages: Messages
+
+
+class Journalist:
+    """Publishes and acknowledges, one commit each, and keeps what each left on the disk."""
+
+    def __init__(self, directory: Path, random: Random) -> None:
+        self._directory = directory
+        self._random = random
+        self._bench = Bench(directory)
+        self._peer = self._bench.peer()
+        self._messages: Messages = []
+        self._tokens: dict[str, bytes] = {}
+        self._published = 0
+        self._peer.send([Op.CONSUME, 1, "q"])
+
+    def close(self) -> None:
+        self._bench.journal.close()
+
+    def publish(self, size: int) -> None:
+        """Publish a message of *size* bytes."""
+        self._published += 1
+        id_ = f"m{self._published}"
+        body = self._random.randbytes(size)
+        self._peer.publish(id_, body)
+        self._messages.append((id_, body))
+
+    def acknowledge(self) -> None:
+        """Get one more message, and acknowledge one of those that were delivered."""
+        for command in self._peer.send([Op.CREDIT, 1, 1]):
+            self._tokens |= {one[1]: one[0] for one in command[2]}
+        id_ = self._random.choice(sorted(self._tokens))
+        self._peer.send([Op.ACK, 1, [self._tokens.pop(id_)]])
+        self._messages = [each for each in self._messages if each[0] != id_]
+
+    def step(self, size: int) -> Commit:
+        """Do one thing or the other, and return what it left."""
+        if len(self._messages) > 3 and self._random.random() < 0.4:
+            self.acknowledge()
+        else:
+            self.publish(self._random.randrange(size))
+        return self.commit()
+
+    def commit(self) -> Commit:
+        """Return what the disk and the queue hold."""
+        return Commit(files(self._directory), list(self._messages))
+
+
+def files(directory: Path) -> Files:
+    """Read a data directory."""
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+def write(directory: Path, found: Files) -> None:
+    """Make *directory* one that holds *found*, and nothing else."""
+    directory.mkdir(exist_ok=True)
+    for path in directory.iterdir():
+        path.unlink()
+    for name, content in found.items():
+        (directory / name).write_bytes(content)
+
+
+def messages(directory: Path) -> Messages:
+    """Return what a new start on *directory* finds, by handing it out."""
+    bench = Bench(directory)
+    try:
+        bench.wait(bench.limits.reclaim)
+        peer = bench.peer()
+        delivered = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 10_000])
+        return [(one[1], one[2]) for command in delivered for one in command[2]]
+    finally:
+        bench.journal.close()
+
+
+def is_new_log(before: Files, after: Files) -> bool:
+    """Tell whether the log was begun anew: its old frames are overwritten from the beginning."""
+    return before.get(WAL, b"")[_GENERATION] != after.get(WAL, b"")[_GENERATION]
+
+
+def half_created(path: Path, sectors: int) -> Files:
+    """Return a journal whose first page was being written: the bits of *sectors* say what of it is.
+
+    Beside it lies the journal of sqlite's own, which was synced before and says that the file was
+    empty. *path* is where such a page may be made.
+    """
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode=wal")
+    connection.close()
+    page = path.read_bytes()
+    found = bytearray(len(page))
+    for number in range(len(page) // SECTOR):
+        if sectors >> number & 1:
+            part = slice(number * SECTOR, (number + 1) * SECTOR)
+            found[part] = page[part]
+    empty = bytes.fromhex("d9d505f920a163d7") + struct.pack(">5I", 0, 1, 0, SECTOR, len(page))
+    return {FILE: bytes(found), FILE + "-journal": empty.ljust(SECTOR, b"\0")}
+
+
+def power_cut(before: Files, after: Files, random: Random) -> Files:
+    """Return what may be on disk if the power fails on the way from one commit to the next.
+
+    Of the log and the database only one is unsure at a time: the log is synced before what is in
+    it is copied to the database, and the database before the log is begun anew. Then the log's new
+    header is synced before its frames are written over the old ones.
+    """
+    found = dict(before)
+    if before[FILE] != after[FILE] and random.random() < 0.5:
+        found[WAL] = after[WAL]
+        found[FILE] = mixed(before[FILE], after[FILE], random)
+        return found
+    old = before.get(WAL, b"")
+    if is_new_log(before, after):
+        old = after[WAL][:_HEADER] + old[_HEADER:]
+    found[WAL] = mixed(old, after[WAL], random)
+    return found
+
+
+def mixed(old: bytes, new: bytes, random: Random) -> bytes:
+    """Return a file between *old* and *new*, of which each sector is one or the other."""
+    length = random.choice([len(old), len(new), random.randint(*sorted((len(old), len(new))))])
+    chance = random.choice([0.02, 0.5, 0.98])
+    found = bytearray(old.ljust(length, b"\0")[:length])
+    for begin in range(0, length, SECTOR):
+        if random.random() < chance:
+            found[begin : begin + SECTOR] = new[begin : begin + SECTOR].ljust(
+                min(SECTOR, length - begin), b"\0"
+            )
+    return bytes(found[:length])
