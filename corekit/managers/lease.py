@@ -44,6 +44,9 @@ class Lease:
     _extending: asyncio.Lock | None = None
     _least_ttl = 0.0
 
+    _unanswered = False
+    """Whether an extension was asked for whose answer has not come, and may never come."""
+
     section: CriticalSection | None = None
     """The block of work that ends with this lease; for the managers."""
 
@@ -198,6 +201,9 @@ class Lease:
         if self._end is not None:
             return
         self._finish(reason)
+        if self._unanswered:
+            # It may yet be heard, and would keep the key from the next one for another ttl.
+            self.session.release_later(self.grant)
         if self._lost is not None:
             self._lost.set()
         if self.section is not None:
@@ -237,11 +243,13 @@ class Lease:
         session = self.session
         # Once it is asked, the backend may count the new time, and that may be the shorter one.
         self._end_at(min(self._deadline, session.monotonic() + session.reliable(ttl)))
+        self._unanswered = True
         try:
             grant = await session.adapter.extend(self.grant, ttl)
         except NotOpenError:
             self._require_held()
             raise
+        self._unanswered = False
         if grant is None:
             self.lose(_TAKEN)
         elif self.was_lost:

@@ -28,6 +28,8 @@ class Backend(MemoryLock):
         """By method: the event for which it waits first."""
         self.late = {}
         """By method: the event for which it waits before it returns what it has done."""
+        self.late_failures = {}
+        """By method: what it raises instead."""
 
     async def _point(self, method, *arguments):
         self.calls.append(method)
@@ -38,6 +40,8 @@ class Backend(MemoryLock):
         result = await getattr(MemoryLock, method)(self, *arguments)
         if method in self.late:
             await self.late[method].wait()
+        if method in self.late_failures:
+            raise self.late_failures[method]
         return result
 
     async def open(self):

@@ -232,6 +232,25 @@ async def test_an_extension_that_comes_too_late(locks):
         await eventually(locks.free)
 
 
+@pytest.mark.parametrize("end", ["unknown", "cancelled"])
+async def test_an_extension_that_nobody_waits_for(locks, end):
+    """It may have been heard, or may be yet: when the lease ends all the same, the key is freed."""
+    async with locks.on_backend() as (a, backend):
+        lease = await a.acquire("k", 10)
+        lost = lease.lost
+        answer = backend.answer_late("extend")
+        extending = asyncio.create_task(lease.extend(600))
+        await asyncio.sleep(1)
+        if end == "cancelled":
+            extending.cancel()
+        else:
+            backend.late_failures["extend"] = OutcomeUnknown("no answer")
+            answer.set()
+        await asyncio.wait([extending])
+        await lost.wait()
+        await eventually(locks.free)
+
+
 async def test_released_while_it_is_extended(locks):
     """A release during an extension wins: the extension raises LockLost, and the key is free."""
     async with locks.on_backend() as (a, backend):
