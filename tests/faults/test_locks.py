@@ -1,116 +1,39 @@
-"""Holders of a lock that are paused beyond their lease, or killed, with five contenders."""
+"""Holders of a lock, paused beyond their lease, killed, or cut off, with five contenders."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Callable
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 
-from corekit.testing import eventually
-
-from . import checkers, history
-from .checkers import Finding
-from .history import Event
+from . import checkers
+from .contention import LONG_WORK, SHORT_WORK, Contention, Guarded, going_on, handed_on, told
+from .links import Link, free_port
 from .processes import Run, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + scaled(120))]
 
+CONTENDERS = 5
 
-class Guarded:
-    """A resource that takes a use only if no newer token has been there before.
-
-    It records every use in the order in which it saw them.
-    """
-
-    def __init__(self, directory: Path, record: history.Recorder, *, checks: bool = True) -> None:
-        self.address = str(directory / "resource")
-        self._record = record
-        self._checks = checks
-        self._highest: dict[str, int] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        #: How often it was used, and by whom the last time.
-        self.uses = 0
-        self.holder = ""
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_unix_server(self._serve, self.address)
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._server.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                use = json.loads(line)
-                taken = not self._checks or use["token"] >= self._highest.get(use["name"], 0)
-                if taken:
-                    self._highest[use["name"]] = use["token"]
-                    self.uses += 1
-                    self.holder = use["holder"]
-                self._record("use", "ok" if taken else "fail", **use)
-                writer.write(b"+" if taken else b"-")
-        except ConnectionError:
-            pass
-        finally:
-            writer.close()
+#: A lease of the broker ends when its time is over. One of etcd has whole seconds and up to one
+#: more than was asked for, and etcd looks for those that are over twice a second. The rest is for
+#: a machine with other work.
+BROKER_LATE, ETCD_LATE = 1.0, 1.0 + 0.5 + 0.5
 
 
-def handed_on(events: list[Event], within: float) -> Finding:
-    """After the holder was paused or killed, somebody else gets the lock *within* seconds."""
-    took = []
-    for fault in checkers.select(events, "fault", "call"):
-        mine = [e for e in events if e.process == fault["target"] and e.time < fault.time]
-        if mine and mine[-1].op == "acquire" and mine[-1].phase == "ok":
-            later = (e for e in checkers.select(events, "acquire", "ok") if e.time > fault.time)
-            taken = next((e for e in later if e.process != fault["target"]), None)
-            took.append(taken.time - fault.time if taken else float("inf"))
-    finding = Finding({"handed_on": len(took), "handed_on_after": max(took, default=0)})
-    if not took:
-        finding.violations.append("no holder was hit: the run proves nothing")
-    if max(took, default=0) > within:
-        finding.violations.append(f"the next one waited {max(took):.1f} s")
-    return finding
-
-
-async def fight(run: Run, resource: Guarded, url: str, ttl: float, pauses: int, kills: int) -> None:
-    """Let five contend while the one that holds the lock is paused, or killed."""
-    options: dict[str, Any] = {"ttl": ttl, "resource": resource.address, "uses": 8}
-    # Mostly between two turns of the loop: what wakes up there has not been cancelled yet.
-    options |= {"component": "lock", "block": 0.06, "work": 0.003}
-    names = [f"contender{number}" for number in range(1, 6)]
-    for name in names:
-        await run.client("contender", name, url, **options)
-    for kind in run.random.sample(["pause"] * pauses + ["kill"] * kills, pauses + kills):
-        await asyncio.sleep(run.random.uniform(0.3, 1))
-        # Who has just used it will mostly do so again, after a while in which nothing cancels it.
-        await eventually(lambda before=resource.uses: resource.uses > before)
-        await asyncio.sleep(0.015)
-        target = resource.holder
-        program = run.clients[target]
-        async with run.fault(kind, target):
-            if kind == "pause":
-                program.pause()
-                # Past the lease and its margin, and until another one has been at the resource.
-                await asyncio.sleep(ttl + run.random.uniform(0.5, 1.5))
-                await eventually(lambda gone=target: resource.holder != gone, within=20)
-                program.resume()
-            else:
-                program.kill()
-        if kind == "kill":
-            await run.client("contender", target, url, **options)
-    await asyncio.sleep(ttl + 2)
-    await run.end(names)
+async def fight(contention: Contention, pauses: int, kills: int) -> None:
+    """Pause or kill whoever holds the lock, in a random order."""
+    await contention.start()
+    kinds = ["pause"] * pauses + ["kill"] * kills
+    for kind in contention.run.random.sample(kinds, len(kinds)):
+        await contention.hit(kind, contention.pause if kind == "pause" else contention.kill)
+        dead = [name for name, one in contention.run.clients.items() if not one.runs]
+        if dead:
+            await contention.start(dead)
+    await contention.end()
 
 
 async def contended(
@@ -120,7 +43,8 @@ async def contended(
     async with new_run() as run:
         url = await asyncio.to_thread(start, run)
         async with Guarded(run.directory, run.record) as resource:
-            await fight(run, resource, url, ttl, scaled(pauses), scaled(pauses / 2))
+            contention = Contention(run, resource, [url] * CONTENDERS, ttl, SHORT_WORK)
+            await fight(contention, scaled(pauses), scaled(pauses / 2))
         events = run.events()
         run.judge(
             checkers.fencing(events, pauses=True),
@@ -132,12 +56,105 @@ async def contended(
 
 async def test_paused_and_killed_holders_on_a_broker(new_run: Callable[[], Run]) -> None:
     """The guarded resource refuses the paused holder, which is told; the next one gets in."""
-    await contended(new_run, lambda run: run.broker().url, ttl=1.0, late=2.0, pauses=7)
+    await contended(new_run, lambda run: run.broker().url, ttl=1.0, late=BROKER_LATE, pauses=7)
 
 
 async def test_paused_and_killed_holders_on_etcd(new_run: Callable[[], Run], etcd: Any) -> None:
     """The same on etcd, whose leases have at least two seconds."""
-    await contended(new_run, lambda run: etcd.url, ttl=2.0, late=3.0, pauses=5)
+    await contended(new_run, lambda run: etcd.url, ttl=2.0, late=ETCD_LATE, pauses=5)
+
+
+#: A network that is away and comes back with everything; one that forgot it; a wall; and one that
+#: is away in one direction only.
+CUTS = ["hold", "drop", "cut", "hold answers", "hold requests"]
+
+
+@asynccontextmanager
+async def linked(port: int) -> AsyncIterator[list[Link]]:
+    """Yield a link to *port* for each contender."""
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(Link(port)) for _ in range(CONTENDERS)]
+
+
+async def cut_off(
+    new_run: Callable[[], Run],
+    start: Callable[[Run], tuple[str, int]],
+    *,
+    ttl: float,
+    late: float,
+) -> None:
+    """Cut holders off from their backend, and judge it. Nobody is paused: nobody overlaps."""
+    async with new_run() as run:
+        scheme, port = await asyncio.to_thread(start, run)
+        async with Guarded(run.directory, run.record) as resource, linked(port) as links:
+            urls = [f"{scheme}://{link.address}" for link in links]
+            contention = Contention(run, resource, urls, ttl, LONG_WORK)
+            await contention.start()
+            for kind in CUTS * scaled(1):
+
+                async def cut(target: str, kind: str = kind) -> None:
+                    link = links[int(target.removeprefix("contender")) - 1]
+                    await link.suffer(kind, contention.beyond_the_lease())
+                    await resource.handed_on(target)
+
+                await contention.hit(kind, cut)
+            await contention.end()
+        events = run.events()
+        run.judge(
+            checkers.fencing(events, pauses=False),
+            checkers.exclusion(events),
+            told(events, ttl),
+            handed_on(events, ttl + late),
+            checkers.faults(events),
+        )
+
+
+async def test_holders_cut_off_from_a_broker(new_run: Callable[[], Run]) -> None:
+    """They are told before their lease is over, and only then the next one gets in."""
+
+    def start(run: Run) -> tuple[str, int]:
+        port = free_port()
+        run.broker(listen=f"tcp://127.0.0.1:{port}")
+        return "zmq", port
+
+    await cut_off(new_run, start, ttl=1.0, late=BROKER_LATE)
+
+
+async def test_holders_cut_off_from_etcd(new_run: Callable[[], Run], etcd: Any) -> None:
+    """The same on etcd."""
+    port = etcd.nodes[0].port
+    await cut_off(new_run, lambda run: ("etcd", port), ttl=2.0, late=ETCD_LATE)
+
+
+async def test_etcd_is_paused_beyond_the_lease(new_run: Callable[[], Run], etcd: Any) -> None:
+    """The holder is told before its lease is over; when etcd is back the work goes on."""
+    ttl = 2.0
+    async with new_run() as run:
+        async with Guarded(run.directory, run.record) as resource:
+            contention = Contention(run, resource, [etcd.url] * CONTENDERS, ttl, LONG_WORK)
+            await contention.start()
+            for _ in range(scaled(3)):
+
+                async def suffer(target: str) -> None:
+                    etcd.nodes[0].pause()
+                    try:
+                        await asyncio.sleep(contention.beyond_the_lease())
+                    finally:
+                        etcd.nodes[0].resume()
+                    await resource.used()
+
+                await contention.hit("pause_etcd", suffer)
+            await contention.end()
+        events = run.events()
+        longest = ttl + 1.5
+        run.judge(
+            checkers.fencing(events, pauses=False),
+            checkers.exclusion(events),
+            told(events, ttl),
+            # It counts the lease of the one before anew if it finds that it was asked to.
+            going_on(events, longest + ttl + ETCD_LATE),
+            checkers.faults(events),
+        )
 
 
 async def test_holders_without_faults_never_overlap(new_run: Callable[[], Run]) -> None:
@@ -166,7 +183,7 @@ async def test_a_resource_that_does_not_look_at_tokens_is_caught(
     async with new_run() as run:
         broker = run.broker()
         async with Guarded(run.directory, run.record, checks=False) as resource:
-            await fight(run, resource, broker.url, 1.0, 4, 0)
+            await fight(Contention(run, resource, [broker.url] * CONTENDERS, 1.0, SHORT_WORK), 4, 0)
         finding = checkers.fencing(run.events(), pauses=True)
         assert finding.figures["stale_accepted"] > 0
         assert any("taken after" in text for text in finding.violations)

@@ -45,6 +45,8 @@ class Node:
         self.name = name
         self.port = port
         self.peer = f"http://127.0.0.1:{peer_port}"
+        #: Where it tells the others to find it; a test may put something in between.
+        self.advertised = self.peer
         self.data = data
         self.log = data.with_suffix(".log")
         self.paused = False
@@ -61,7 +63,8 @@ class Node:
         url = f"{scheme}://{self.address}"
         command = [binary, "--name", self.name, "--data-dir", str(self.data)]
         command += ["--listen-client-urls", url, "--advertise-client-urls", url]
-        command += ["--listen-peer-urls", self.peer, "--initial-advertise-peer-urls", self.peer]
+        command += ["--listen-peer-urls", self.peer]
+        command += ["--initial-advertise-peer-urls", self.advertised]
         command += ["--initial-cluster", cluster, "--log-level", "warn", *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -99,7 +102,6 @@ class Etcd:
             Node(name, data / name, ports[2 * number], ports[2 * number + 1])
             for number, name in enumerate(names)
         ]
-        self._cluster = ",".join(f"{node.name}={node.peer}" for node in self.nodes)
         self._scheme = scheme
         self._options = list(options)
 
@@ -115,9 +117,10 @@ class Etcd:
 
     def start(self) -> None:
         """Start the servers that do not run, and wait until all serve."""
+        cluster = ",".join(f"{node.name}={node.advertised}" for node in self.nodes)
         for node in self.nodes:
             if not node.runs:
-                node.start(self._cluster, self._scheme, self._options)
+                node.start(cluster, self._scheme, self._options)
         for node in self.nodes:
             self._wait_for(node)
 
