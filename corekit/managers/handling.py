@@ -4,54 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from enum import Enum, auto
 
 from ..adapters import Consumer, Delivery
 from ..errors import SerializationError
 from . import backoff
 from .context import ManagerContext
 from .delivery import DeliveryContext, Envelope, Process, error_text, opened
+from .runs import Run, Stage
 
 logger = logging.getLogger("corekit.event_queue")
 
 #: So many deaths in a row make a dead letter.
 POISON = 10
-
-
-class Stage(Enum):
-    """How far a run has come with its handler."""
-
-    RUNNING = auto()
-
-    TIMED_OUT = auto()
-    """Past its deadline, and cancelled."""
-
-    STOPPED = auto()
-    """Cancelled, because the grace time of a stop is over."""
-
-    ABANDONED = auto()
-    """Cancelled and still running; its message has been settled without it."""
-
-
-class Run:
-    """A task that runs handlers, and the one that it is at."""
-
-    __slots__ = ("deadline", "delivery", "envelope", "stage", "suspended", "task")
-
-    task: asyncio.Task[None]
-    envelope: Envelope
-
-    def __init__(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-        self.stage = Stage.RUNNING
-        #: On the monotonic clock; infinite before the first handler.
-        self.deadline = math.inf
-        #: Whether the task has come to an await, so that others ran beside it.
-        self.suspended = False
-
-    def __repr__(self) -> str:
-        return f"<Run {self.stage.name} message={self.delivery.id} suspended={self.suspended}>"
 
 
 class Handling:

@@ -69,6 +69,9 @@ class PrefetchBuffer:
         self._in_order = in_order
         self._held: deque[Delivery] = deque()
         self._credit = 0
+        #: How many messages were taken out, and how many it will be when all marked ones were.
+        self._taken = 0
+        self._marked = 0
         #: Credit that was taken back, but may have been used up before; it counts until a moment.
         self._revoked = 0
         self._revoked_until = 0.0
@@ -90,7 +93,19 @@ class PrefetchBuffer:
 
     def next(self) -> Delivery | None:
         """Take out the message whose turn it is."""
-        return self._held.popleft() if self._held else None
+        if not self._held:
+            return None
+        self._taken += 1
+        return self._held.popleft()
+
+    def mark(self) -> None:
+        """Remember what is held now."""
+        self._marked = self._taken + len(self._held)
+
+    @property
+    def holds_marked(self) -> bool:
+        """Whether something that was held at the last `mark` still is."""
+        return self._taken < self._marked
 
     def fill(self, wanted: int) -> None:
         """Ask for so many messages that *wanted* are held or to come.
@@ -114,6 +129,7 @@ class PrefetchBuffer:
             self._credit = 0
         if self._held and self._in_order and self._revoked:
             self._returned = self._held[0].id
+        self._taken += len(self._held)
         while self._held:
             self._consumer.release(self._held.pop(), started=False)
 
