@@ -18,7 +18,7 @@ from .subjects import Subject
 _LONGEST_REASON = 300
 
 #: Deeper queues than this are measured on corekit's own backends only: filling takes minutes.
-_DEEP = 100_000
+_DEEP = 10_000
 
 
 class Told(Protocol):

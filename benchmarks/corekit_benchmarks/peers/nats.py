@@ -1,9 +1,8 @@
-"""nats-py: core NATS for pub/sub, a JetStream work queue with a pull consumer."""
+"""nats-py: core NATS for pub/sub, a JetStream work queue with a queue group."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -11,7 +10,7 @@ import nats
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
 
 from ..contracts import Offer, Peer
 from ..settings import Settings
@@ -20,7 +19,7 @@ from ..settings import Settings
 _PENDING = 1_000_000
 _PENDING_BYTES = 1 << 30
 
-_CONSUMER = "workers"
+_CONSUMERS = "workers"
 
 
 class _PubSub:
@@ -55,13 +54,11 @@ async def _pub_sub(url: str, name: str, settings: Settings) -> AsyncIterator[_Pu
 
 
 class _WorkQueue:
-    def __init__(self, client: Client, name: str, batch: int, tasks: asyncio.TaskGroup) -> None:
+    def __init__(self, client: Client, name: str, most: int) -> None:
         self._client = client
         self._stream: JetStreamContext = client.jetstream()
         self._name = name
-        self._batch = batch
-        self._tasks = tasks
-        self.reading: asyncio.Task[None] | None = None
+        self._most = most
 
     async def create(self) -> None:
         await self._stream.add_stream(
@@ -77,23 +74,23 @@ class _WorkQueue:
         await self._stream.publish(self._name, body)
 
     async def consume(self, handle: Callable[[bytes], Awaitable[None]]) -> None:
-        subscription = await self._stream.pull_subscribe(self._name, _CONSUMER)
-
-        async def one(message: Msg) -> None:
+        # Of the library's two ways the faster one: a batch that is fetched must be done before the
+        # next is asked for. It calls back for one message after the other.
+        async def callback(message: Msg) -> None:
             await handle(message.data)
             await message.ack()
 
-        async def read() -> None:
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    messages = await subscription.fetch(self._batch, timeout=1)
-                    await asyncio.gather(*(one(message) for message in messages))
-
-        self.reading = self._tasks.create_task(read())
+        await self._stream.subscribe(
+            self._name,
+            queue=_CONSUMERS,
+            cb=callback,
+            manual_ack=True,
+            config=ConsumerConfig(max_ack_pending=self._most),
+        )
 
     async def settled(self) -> None:
         await self._client.flush()
-        while (await self._stream.consumer_info(self._name, _CONSUMER)).num_ack_pending:
+        while (await self._stream.consumer_info(self._name, _CONSUMERS)).num_ack_pending:
             await asyncio.sleep(0.005)
 
     async def purge(self) -> None:
@@ -104,14 +101,9 @@ class _WorkQueue:
 async def _work_queue(url: str, name: str, settings: Settings) -> AsyncIterator[_WorkQueue]:
     client = await nats.connect(url)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            queue = _WorkQueue(client, name, settings.in_flight, tasks)
-            await queue.create()
-            try:
-                yield queue
-            finally:
-                if queue.reading is not None:
-                    queue.reading.cancel()
+        queue = _WorkQueue(client, name, settings.in_flight)
+        await queue.create()
+        yield queue
     finally:
         await client.close()
 
