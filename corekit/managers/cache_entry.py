@@ -47,6 +47,10 @@ class Entry:
         claim = "" if self.claim is None else f" claim={self.claim!r} until={self.claimed_until}"
         return f"<Entry expires={self.expires} stale_until={self.stale_until}{claim}>"
 
+    def is_claimed(self, now: float) -> bool:
+        """Tell whether a load that may replace this entry is believed to be alive."""
+        return self.claim is not None and self.claimed_until > now
+
     def claimed(self, claim: str | None, until: float) -> Entry:
         """Return this entry with *claim*, which counts as alive until *until*."""
         return Entry(self.value, self.expires, self.stale_until, claim, until)
