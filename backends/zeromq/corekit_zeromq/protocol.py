@@ -170,13 +170,16 @@ def encode(number: int, received: int, commands: Sequence[Sequence[Any]]) -> byt
     return frame
 
 
-def decode(frame: bytes) -> tuple[int, int, list[list[Any]]]:
+def decode(frame: bytes, *, elements: int | None = None) -> tuple[int, int, list[list[Any]]]:
     """Return number, received and commands of a frame.
 
-    Checks the form of the frame, not of the commands. Its cost is bounded by the frame's size.
-    Raises SerializationError for anything that is not a frame.
+    Checks the form of the frame, not of the commands. Its cost is bounded by the frame's size; as
+    a value of one byte can take eighty in memory, a frame from whom nobody vouches for has a limit
+    of values, too: *elements*. Raises SerializationError for anything that is not a frame.
     """
     try:
+        if elements is not None and len(frame) > elements:
+            _count(frame, elements)
         number, received, commands = msgpack.unpackb(
             frame,
             use_list=True,
@@ -198,3 +201,21 @@ def decode(frame: bytes) -> tuple[int, int, list[list[Any]]]:
     ):
         raise SerializationError("not a frame of corekit's protocol")
     return number, received, commands
+
+
+def _count(frame: bytes, most: int) -> None:
+    """Raise ValueError if *frame* holds, or claims to hold, more than *most* values."""
+    unpacker = msgpack.Unpacker(max_buffer_size=len(frame))
+    unpacker.feed(frame)
+    seen, left = 0, 1
+    while left:
+        head = frame[unpacker.tell()]
+        if head & 0xF0 == 0x90 or head in {0xDC, 0xDD}:
+            left += unpacker.read_array_header()
+        elif head & 0xF0 == 0x80 or head in {0xDE, 0xDF}:
+            left += 2 * unpacker.read_map_header()
+        else:
+            unpacker.skip()
+        seen, left = seen + 1, left - 1
+        if seen + left > most:
+            raise ValueError(f"more than {most} values")

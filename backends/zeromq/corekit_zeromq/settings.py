@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import struct
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -165,7 +166,7 @@ def _key(url: BackendURL, option: str, path: str, kind: str) -> bytes:
             key = value.strip().strip('"').encode()
             try:
                 z85.decode(key)
-            except (ValueError, KeyError):
+            except (ValueError, KeyError, struct.error):
                 break
             if len(key) == 40:
                 return key

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import math
 import os
 import stat
 from pathlib import Path
@@ -17,6 +18,9 @@ from .exits import BrokerRefused
 logger = logging.getLogger("corekit.broker")
 
 _HIGH_WATER = "high-water.json"
+
+#: More than any number of a message; twice as much is more than the journal can hold.
+_MOST = 1 << 62
 
 
 class HighWater(NamedTuple):
@@ -123,12 +127,23 @@ class DataDirectory:
         """Return the mark that was kept last, None if there is none that can be read."""
         try:
             mark = json.loads((self.path / _HIGH_WATER).read_bytes())
-            return HighWater(int(mark["seq"]), float(mark["wall"]))
+            found = HighWater(int(mark["seq"]), float(mark["wall"]))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             logger.warning("the high-water mark in %s cannot be read: %s", self.path, error)
             return None
+        if not (0 <= found.seq < _MOST and math.isfinite(found.wall)):
+            logger.warning("the high-water mark in %s makes no sense: %s", self.path, found)
+            return None
+        return found
 
     def keep_high_water(self, mark: HighWater) -> None:
         """Keep *mark*, of which everything must have been committed.

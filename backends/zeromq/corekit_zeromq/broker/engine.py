@@ -107,7 +107,7 @@ class Engine:
             self._receive_stranger(route, data, user)
             return
         try:
-            number, received, commands = protocol.decode(data)
+            number, received, commands = protocol.decode(data, elements=self.limits.elements)
         except SerializationError as error:
             self.refuse(session, error)
             return
@@ -189,7 +189,7 @@ class Engine:
         beats = []
         orphans = self.sessions.orphans
         for session in self.sessions:
-            # Sending to those whose process has died shows whether their connection has gone.
+            # Sending to an orphan shows whether its connection has gone.
             due = now - session.spoke_at >= self.limits.heartbeat or session in orphans
             if session.route is not None and due:
                 session.spoke(now)

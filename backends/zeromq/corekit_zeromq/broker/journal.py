@@ -9,7 +9,9 @@ from typing import Any, Protocol
 
 import msgpack
 
-from .records import ChannelRow, Head, Message, checksum
+from corekit.arguments import shown
+
+from .records import ChannelRow, Head, Message, checksum, is_sound
 from .schema import PAGE, connect
 
 FILE = "journal.sqlite3"
@@ -49,8 +51,12 @@ class Journal:
         self._ids: dict[str, list[str]] = {}
         self._published_at = 0.0
         self._last = 0
-        self.last = self.meta("seq")
-        """The seq of the newest message that is committed."""
+        try:
+            self.last = self.meta("seq")
+            """The seq of the newest message that is committed."""
+        except BaseException:
+            self._db.close()
+            raise
         self.reusable = 0
         """Bytes of the file that held nothing any more at the last commit: it does not shrink."""
         self._changed: dict[Counted, None] = {}
@@ -201,10 +207,11 @@ class Journal:
         last = after
         for seq, id_, body, attempts, deaths, published_at, crc in rows:
             last = seq
-            if checksum(seq, id_, body) != crc:
+            message = Message(seq, id_, body, attempts, deaths, published_at, False)
+            if not is_sound(message, crc):
                 damaged.append(seq)
                 continue
-            messages.append(Message(seq, id_, body, attempts, deaths, published_at, False))
+            messages.append(message)
             size -= len(body)
             if size <= 0:
                 break
@@ -247,9 +254,8 @@ class Journal:
         if row is None:
             return None
         id_, body, attempts, deaths, published_at, due, crc = row
-        if checksum(seq, id_, body) != crc:
-            return None
-        return Message(seq, id_, body, attempts, deaths, published_at, due is not None)
+        message = Message(seq, id_, body, attempts, deaths, published_at, due is not None)
+        return message if is_sound(message, crc) else None
 
     def head(self, seq: int) -> Head | None:
         """Read what is known of a message without its body."""
@@ -287,7 +293,7 @@ class Journal:
         At most *count*, and about *size* bytes.
         """
         rows = self._write().execute(
-            "SELECT id, body, error, attempts, died_at FROM dead WHERE seq IN "
+            "SELECT id, CAST(body AS BLOB), error, attempts, died_at FROM dead WHERE seq IN "
             "(SELECT seq FROM dead WHERE channel=? ORDER BY seq LIMIT ?) ORDER BY seq",
             (channel, count),
         )
@@ -307,7 +313,8 @@ class Journal:
         """
         db = self._write()
         row = db.execute(
-            "SELECT seq, body, published_at, crc FROM dead WHERE channel=? AND id=? ORDER BY seq",
+            "SELECT seq, CAST(body AS BLOB), published_at, crc FROM dead "
+            "WHERE channel=? AND id=? ORDER BY seq",
             (channel, id),
         ).fetchone()
         if row is None or checksum(row[0], id, row[1]) != row[3]:
@@ -330,11 +337,15 @@ class Journal:
     # -- channels
 
     def channels(self) -> list[ChannelRow]:
-        """Read all queues that have something in them."""
+        """Read all queues that have something in them; raises ValueError for what is no count."""
         rows = self._db.execute(
             "SELECT id, name, messages, bytes, timed, dead FROM channel WHERE name IS NOT NULL"
         )
-        return [ChannelRow(*row) for row in rows]
+        found = [ChannelRow(*row) for row in rows]
+        for row in found:
+            if not all(type(count) is int and count >= 0 for count in row[2:]):
+                raise ValueError(f"the counts of the queue {shown(row.name)} are none")
+        return found
 
     def add_channel(self, name: str) -> int:
         """Add a queue and return its number."""
@@ -376,9 +387,12 @@ class Journal:
     # -- small facts
 
     def meta(self, key: str, default: int = 0) -> int:
-        """Read the number *key*."""
+        """Read the number *key*; raises ValueError for what was never kept."""
         row = self._begin().execute("SELECT value FROM meta WHERE key=?", (key,)).fetchone()
-        return default if row is None else int(row[0])
+        value = default if row is None else row[0]
+        if type(value) is not int or not 0 <= value < 1 << 62:
+            raise ValueError(f"{key} is {shown(value)}")
+        return value
 
     def set_meta(self, key: str, value: int) -> None:
         """Keep the number *key*."""

@@ -16,6 +16,9 @@ class Limits:
     max_message: int = 64 * MIB
     """The largest payload or cache value."""
 
+    elements: int = 262_144
+    """Values in one frame: few bytes must not cost much memory and time."""
+
     name_length: int = 8 * KIB
     """The longest full name, in characters: three escaped parts of 512 bytes fit."""
 

@@ -9,7 +9,12 @@ import zmq
 from corekit.adapters import AdapterContext
 from corekit.clock import SYSTEM_CLOCK
 from corekit.config import BackendURL
-from corekit.errors import BackendRefused, BackendUnavailable, ConfigurationError
+from corekit.errors import (
+    BackendRefused,
+    BackendUnavailable,
+    ConfigurationError,
+    SerializationError,
+)
 
 from ..protocol import MAGIC, VERSION, Op, Reply, decode, encode
 from ..settings import Settings
@@ -62,7 +67,11 @@ def _ask(socket: zmq.Socket[bytes], text: str, deadline: float) -> dict[str, Any
         left = deadline - SYSTEM_CLOCK.monotonic()
         if left <= 0 or not socket.poll(int(left * 1000) + 1):
             raise BackendUnavailable(f"{text}: no broker answers")
-        for command in decode(socket.recv())[2]:
+        try:
+            commands = decode(socket.recv())[2]
+        except SerializationError as error:
+            raise ConfigurationError(f"{text}: what answers is no broker: {error}") from error
+        for command in commands:
             match command:
                 case [Reply.WELCOME, *_]:
                     socket.send(encode(1, 0, ((Op.STATUS, _RID),)))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
+#: More attempts than there can have been: they travel in 32 bits.
+_MOST = 1 << 32
+
 
 class Message(NamedTuple):
     """A message as it is in the journal."""
@@ -40,6 +43,23 @@ class ChannelRow(NamedTuple):
     bytes: int
     timed: int
     dead: int
+
+
+def is_sound(message: Message, crc: object) -> bool:
+    """Tell whether *message* is what was written, as far as can be known.
+
+    A database's cell can hold anything: a bit that has turned over changes its type, too.
+    """
+    seq, id_, body, attempts, deaths, published_at, _ = message
+    return (
+        type(id_) is str
+        and type(body) is bytes
+        and type(attempts) is type(deaths) is int
+        and 0 <= attempts < _MOST
+        and 0 <= deaths < _MOST
+        and type(published_at) is float
+        and checksum(seq, id_, body) == crc
+    )
 
 
 def checksum(seq: int, id: str, body: bytes) -> int:  # noqa: A002 - the message's id

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import stat
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def _is_key(text: str) -> bool:
         return False
     try:
         return len(z85.decode(text.encode())) == 32
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, struct.error):
         return False
 
 

@@ -31,6 +31,9 @@ from .turns import Turns
 
 logger = logging.getLogger("corekit.broker")
 
+#: What reading a journal raises in which something stands that was never written.
+_DAMAGE = (sqlite3.Error, ValueError, TypeError, ArithmeticError, LookupError)
+
 #: Pauses between looks at the connections of processes that died, in seconds: the first, the most.
 _FIRST_LOOK = 0.001
 _LAST_LOOK = 0.05
@@ -160,7 +163,10 @@ class Broker:
         self._turns.wake()
 
     def _open_engine(self) -> None:
-        self._journal = Journal(self._directory.path, durable=self._durable)
+        try:
+            self._journal = Journal(self._directory.path, durable=self._durable)
+        except _DAMAGE as error:
+            raise self._damaged(error) from error
         try:
             mark = self._directory.high_water()
             self._compare(mark)
@@ -175,14 +181,20 @@ class Broker:
                 processes=self._processes,
             )
             self._journal.commit()
-        except sqlite3.Error as error:
+        except BrokerRefused:
             self._journal.close()
-            raise BrokerRefused(
-                exits.CORRUPT, f"the journal in {self._directory.path} is damaged: {error}"
-            ) from error
+            raise
+        except _DAMAGE as error:
+            self._journal.close()
+            raise self._damaged(error) from error
         except BaseException:
             self._journal.close()
             raise
+
+    def _damaged(self, error: Exception) -> BrokerRefused:
+        return BrokerRefused(
+            exits.CORRUPT, f"the journal in {self._directory.path} is damaged: {error}"
+        )
 
     def _compare(self, mark: HighWater | None) -> None:
         """Say so if the journal is behind what an earlier life had committed."""
