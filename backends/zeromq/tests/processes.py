@@ -55,6 +55,11 @@ class BrokerProcess:
     def url(self) -> str:
         return f"zmq://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start the process and wait until it listens."""
         command = [sys.executable, "-c", _EMBEDDED, f"tcp://127.0.0.1:{self.port}"]

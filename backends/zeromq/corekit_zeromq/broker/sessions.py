@@ -28,8 +28,8 @@ pack = msgpack.Packer(autoreset=True).pack
 #: exceeds the largest payload by more than what the protocol allows.
 _FRAME = FRAME_ALLOWANCE // 2
 
-#: How long the end of a dead process's connection is waited for, in seconds: what it said before
-#: comes first. Another process, or a proxy, may hold the connection open.
+#: How long the end of a dead process's connection is waited for in silence, in seconds: what it
+#: said before comes first. Another process, or a proxy, may hold the connection open.
 _LAST_WORDS = 0.25
 
 
@@ -39,6 +39,20 @@ class Frame(NamedTuple):
     number: int
     commands: list[bytes]
     size: int
+
+
+class Orphan:
+    """What is known of a session since its process has died."""
+
+    __slots__ = ("received", "until")
+
+    def __init__(self, received: int, until: float) -> None:
+        self.received = received
+        self.until = until
+        """When it ends, if it says nothing more."""
+
+    def __repr__(self) -> str:
+        return f"<Orphan received={self.received} until={self.until:.3f}>"
 
 
 class Session:
@@ -227,8 +241,8 @@ class Sessions:
         self._by_route: dict[bytes, Session] = {}
         self.ready: dict[Session, None] = {}
         """Sessions that have something to send."""
-        self.orphans: dict[Session, float] = {}
-        """Sessions whose process has died, and until when their connection is waited for."""
+        self.orphans: dict[Session, Orphan] = {}
+        """Sessions whose process has died."""
         self._lost: dict[Session, None] = {}
         rows = journal.execute("SELECT id, secret FROM session").fetchall()
         self._former: dict[bytes, bytes] = dict(rows)
@@ -337,7 +351,7 @@ class Sessions:
 
     def orphan(self, now: float, session: Session) -> None:
         """Take note that the process of *session* has died."""
-        self.orphans[session] = now + _LAST_WORDS
+        self.orphans[session] = Orphan(session.received, now + _LAST_WORDS)
 
     def heard(self, session: Session, now: float) -> None:
         """Take note that *session* is alive."""
@@ -378,11 +392,14 @@ class Sessions:
 
         *drained*: everything that came in was read, after the connections which have gone had.
         """
-        return [
-            session
-            for session, until in self.orphans.items()
-            if (drained and session.route is None) or until <= now
-        ]
+        over = []
+        for session, orphan in self.orphans.items():
+            if session.received != orphan.received:
+                orphan.received = session.received
+                orphan.until = now + _LAST_WORDS
+            elif (drained and session.route is None) or orphan.until <= now:
+                over.append(session)
+        return over
 
     def extend(self, seconds: float) -> None:
         """Give every session *seconds* more: the broker itself was not there to hear them."""

@@ -90,6 +90,7 @@ class Peer:
         self.session = self.secret = b""
         self.welcome: list[Any] = []
         self.inbox: list[list[Any]] = []
+        self.info: dict[str, Any] = {"name": "peer"}
         bench.peers[route] = self
 
     def take(self, data: bytes) -> None:
@@ -111,8 +112,7 @@ class Peer:
             self.bench.peers.pop(self.route, None)
             self.route = route
             self.bench.peers[route] = self
-        info = {"name": "peer"}
-        hello = [Op.HELLO, MAGIC, VERSION, self.session, self.secret, self.received, info]
+        hello = [Op.HELLO, MAGIC, VERSION, self.session, self.secret, self.received, self.info]
         self.raw(encode(0, 0, [hello]))
 
     def raw(self, data: bytes) -> None:
@@ -157,9 +157,11 @@ class Dealer:
         self.socket.close()
         self._context.term()
 
-    def hello(self, session: bytes = b"", secret: bytes = b"", within: float = 5.0) -> list[Any]:
+    def hello(
+        self, session: bytes = b"", secret: bytes = b"", within: float = 5.0, **info: Any
+    ) -> list[Any]:
         """Say HELLO and return the WELCOME."""
-        hello = [Op.HELLO, MAGIC, VERSION, session, secret, self.received, {}]
+        hello = [Op.HELLO, MAGIC, VERSION, session, secret, self.received, info]
         self.socket.send(encode(0, 0, [hello]))
         self.welcome = self.command(Reply.WELCOME, within)
         return self.welcome
