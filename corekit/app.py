@@ -16,6 +16,7 @@ from typing import Any, NoReturn, Self
 
 from . import names
 from .adapters import AdapterContext, CacheAdapter
+from .app_lifecycle import AppLifecycle
 from .arguments import seconds, whole
 from .clock import SYSTEM_CLOCK, Clock
 from .config import BackendURL, component_urls, from_environment
@@ -87,7 +88,11 @@ class App:
             backend, cache=cache, pub_sub=pub_sub, event_queue=event_queue, lock=lock
         )
         self._mode = WorkerMode.parse(worker_mode)
-        self._grace = seconds("grace", grace, zero=True)
+        what = f"app {self.name!r}"
+        self._gate = Gate(what)
+        self._lifecycle = AppLifecycle(
+            what, self._gate, self._open, self._close, seconds("grace", grace, zero=True)
+        )
         # Here, not above: pluggy and importlib.metadata cost more than all the rest of corekit, and
         # a process that only imports corekit needs neither.
         from . import memory
@@ -115,13 +120,8 @@ class App:
         self.lock_manager = LockManager(context)
         self._instance_registry = InstanceRegistry(context, self.lock_manager, metadata)
         self._plugins = attached(plugins, self._discovery.plugins(), self)
-        self._gate = Gate(f"app {self.name!r}")
-        self._starting: asyncio.Task[None] | None = None
-        self._starters = 0
-        self._stopping: asyncio.Task[None] | None = None
         #: What to do at stop, last first; filled while starting.
         self._closers: list[tuple[str, Callable[[], Awaitable[object]]]] = []
-        self._end = asyncio.Event()
 
     @classmethod
     def from_env(cls, name: str, **arguments: Any) -> Self:
@@ -134,12 +134,7 @@ class App:
         return cls(name, **{**arguments, **from_environment(), **given})
 
     def __repr__(self) -> str:
-        if self._starting:
-            state = "starting"
-        elif self._stopping:
-            state = "stopping"
-        else:
-            state = "open" if self._gate.is_open else "closed"
+        state = self._lifecycle.state.value
         urls = {str(url) for url in self._urls.values()}
         return f"<App {self.name!r} {self.instance_id} {state} {' '.join(sorted(urls))}>"
 
@@ -147,7 +142,7 @@ class App:
         raise TypeError("an App belongs to this process and cannot be copied: build one in each")
 
     def __del__(self) -> None:
-        # A failed __init__ leaves no gate behind.
+        # An __init__ that failed early leaves no gate behind.
         gate = getattr(self, "_gate", None)
         if gate is not None and gate.is_open:
             warnings.warn(
@@ -195,29 +190,7 @@ class App:
         BackendError if it cannot be reached; what a plugin's hook raised; NotOpenError if the App
         is stopped meanwhile.
         """
-        while self._stopping is not None:
-            await asyncio.wait({self._stopping})
-        if self._gate.is_open:
-            self._gate.check()
-            return
-        if self._starting is None:
-            self._starting = asyncio.get_running_loop().create_task(
-                self._open(), name=f"app {self.name}: start"
-            )
-            self._starting.add_done_callback(self._ended)
-        starting = self._starting
-        self._starters += 1
-        try:
-            await asyncio.shield(starting)
-        except asyncio.CancelledError:
-            if starting.cancelled():
-                raise NotOpenError(f"app {self.name!r} was stopped while it started") from None
-            # The start ends with the last caller who waits for it, even if it is just done.
-            if self._starters == 1:
-                await self.stop()
-            raise
-        finally:
-            self._starters -= 1
+        await self._lifecycle.start()
 
     async def stop(self, grace: float | timedelta | None = None) -> None:
         """Close everything, in the reverse order; on a closed App it does nothing.
@@ -230,23 +203,8 @@ class App:
         Errors of `before_stop` do not keep the rest from being closed; they are raised at the end,
         one as it is, several as an ExceptionGroup.
         """
-        allowed = self._grace if grace is None else seconds("grace", grace, zero=True)
-        me = asyncio.current_task()
-        if self._starting is not None:
-            self._starting.cancel()
-            if me is self._starting:
-                return
-            await asyncio.wait({self._starting})
-        if self._stopping is None:
-            if not self._gate.is_open:
-                return
-            self._gate.check()
-            self._stopping = asyncio.get_running_loop().create_task(
-                self._close(allowed), name=f"app {self.name}: stop"
-            )
-            self._stopping.add_done_callback(self._ended)
-        if me is not self._stopping and not inside_handler(self.instance_id):
-            await asyncio.shield(self._stopping)
+        allowed = None if grace is None else seconds("grace", grace, zero=True)
+        await self._lifecycle.stop(allowed, wait=not inside_handler(self.instance_id))
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -276,15 +234,12 @@ class App:
 
         def end() -> None:
             signalled.set()
-            self._end.set()
-            if self._starting is not None:
-                self._starting.cancel()
+            self._lifecycle.end()
 
         with first_signal(end):
             try:
                 async with self:
-                    if not signalled.is_set():
-                        await self._end.wait()
+                    await self._lifecycle.ending()
             except NotOpenError:
                 # Stopped by a signal before it had started.
                 if not signalled.is_set():
@@ -307,23 +262,13 @@ class App:
         )
 
     async def _open(self) -> None:
-        self._end = asyncio.Event()
         try:
             await self._open_in_order()
         except BaseException:
             # Closing must not hide why the start failed: its errors are logged only.
             await self._close_in_order()
             raise
-        else:
-            self._gate.open()
-            logger.info("app %s: started as %s", self.name, self.instance_id)
-        finally:
-            self._starting = None
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        # A task that was cancelled before its first step has not told by itself.
-        self._starting = None if self._starting is task else self._starting
-        self._stopping = None if self._stopping is task else self._stopping
+        logger.info("app %s: started as %s", self.name, self.instance_id)
 
     async def _open_in_order(self) -> None:
         # All adapters are built before anything is opened: a missing one is told at once.
@@ -354,17 +299,12 @@ class App:
         await self.event_queue.start_consuming()
 
     async def _close(self, grace: float) -> None:
-        self._end.set()
+        failures = []
         try:
-            failures = []
-            try:
-                await self.event_queue.drain(grace)
-            except Exception as error:  # noqa: BLE001 - the rest is closed all the same
-                failures.append(error)
-            failures += await self._close_in_order()
-        finally:
-            self._gate.close()
-            self._stopping = None
+            await self.event_queue.drain(grace)
+        except Exception as error:  # noqa: BLE001 - the rest is closed all the same
+            failures.append(error)
+        failures += await self._close_in_order()
         logger.info("app %s: stopped", self.name)
         if len(failures) == 1:
             raise failures[0]

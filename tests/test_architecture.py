@@ -60,9 +60,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "memory": MEMORY_AND_BACKENDS,
     "app": {
-        *("adapters", "managers", "memory", "plugin", "plugins", "registry"),
+        *("adapters", "app_lifecycle", "managers", "memory", "plugin", "plugins", "registry"),
         *FOUNDATION,
     },
+    "app_lifecycle": {"errors", "lifecycle"},
     # The name `corekit` stands for the public interface.
     "testing": {
         *("adapters", "arguments", "clock", "config", "corekit", "errors", "memory", "names"),

@@ -1,0 +1,148 @@
+"""Starting and stopping, each once at a time, for however many callers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from enum import Enum
+from typing import Any
+
+from .errors import NotOpenError
+from .lifecycle import Gate
+
+
+class State(Enum):
+    """Where an App is between its start and its stop."""
+
+    STOPPED = "closed"
+    STARTING = "starting"
+    STARTED = "open"
+    STOPPING = "stopping"
+
+
+class AppLifecycle:
+    """The state of an App, and the task that changes it.
+
+    ========  ===========================  ==========================  ===========================
+    state     `start`                      `stop`                      then
+    ========  ===========================  ==========================  ===========================
+    STOPPED   begins to start, and waits   does nothing
+    STARTING  waits for it                 cancels it, waits, and      STARTED; STOPPED if it
+                                           stops what has started      failed or was cancelled
+    STARTED   does nothing                 begins to stop, and waits
+    STOPPING  waits, then starts again     waits for it                STOPPED, whatever failed
+    ========  ===========================  ==========================  ===========================
+
+    One task at most runs at a time. A start ends with the last caller who waits for it; nobody's
+    cancellation ends a stop. The gate is open exactly from the end of *opening* to the end of
+    *closing*. *opening* undoes what it did if it fails; *closing* is given the time of grace.
+    """
+
+    _task: asyncio.Task[None]
+    """What leads out of STARTING or STOPPING; outdated in the other states."""
+
+    def __init__(
+        self,
+        what: str,
+        gate: Gate,
+        opening: Callable[[], Awaitable[None]],
+        closing: Callable[[float], Awaitable[None]],
+        grace: float,
+    ) -> None:
+        self.state = State.STOPPED
+        self._what = what
+        self._gate = gate
+        self._opening = opening
+        self._closing = closing
+        self._grace = grace
+        #: How many calls wait for the start.
+        self._starters = 0
+        self._ending = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<AppLifecycle {self._what} {self.state.value}>"
+
+    async def start(self) -> None:
+        """Start, or wait until another call has.
+
+        Raises what *opening* raises; NotOpenError if it was stopped meanwhile.
+        """
+        while self.state is State.STOPPING:
+            await asyncio.wait({self._task})
+        if self.state is State.STARTED:
+            self._gate.check()
+            return
+        if self.state is State.STOPPED:
+            self._ending = asyncio.Event()
+            self._begin(State.STARTING, self._start())
+        starting = self._task
+        self._starters += 1
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.cancelled():
+                raise NotOpenError(f"{self._what} was stopped while it started") from None
+            # Even if it is just done.
+            if self._starters == 1:
+                await self.stop()
+            raise
+        finally:
+            self._starters -= 1
+
+    async def stop(self, grace: float | None = None, *, wait: bool = True) -> None:
+        """Stop; without *wait* return when that has begun, as in the transition's own task.
+
+        Raises what *closing* raises.
+        """
+        me = asyncio.current_task()
+        if self.state is State.STARTING:
+            self._task.cancel()
+            if me is self._task:
+                return
+            await asyncio.wait({self._task})
+        if self.state is State.STARTED:
+            self._gate.check()
+            allowed = self._grace if grace is None else grace
+            self._begin(State.STOPPING, self._stop(allowed))
+        if self.state is State.STOPPING and me is not self._task and wait:
+            await asyncio.shield(self._task)
+
+    def end(self) -> None:
+        """Let `ending` return, and a start that runs be cancelled."""
+        self._ending.set()
+        if self.state is State.STARTING:
+            self._task.cancel()
+
+    async def ending(self) -> None:
+        """Wait until a stop has begun, or is asked for by `end`."""
+        await self._ending.wait()
+
+    def _begin(self, state: State, transition: Coroutine[Any, Any, None]) -> None:
+        before, self.state = self.state, state
+        self._task = task = asyncio.get_running_loop().create_task(
+            transition, name=f"{self._what}: {state.value}"
+        )
+
+        def ended(_: asyncio.Task[None]) -> None:
+            # One that was cancelled before its first step has changed nothing.
+            if self.state is state and self._task is task:
+                self.state = before
+
+        task.add_done_callback(ended)
+
+    async def _start(self) -> None:
+        try:
+            await self._opening()
+        except BaseException:
+            self.state = State.STOPPED
+            raise
+        self._gate.open()
+        self.state = State.STARTED
+
+    async def _stop(self, grace: float) -> None:
+        self._ending.set()
+        try:
+            await self._closing(grace)
+        finally:
+            self._gate.close()
+            self.state = State.STOPPED
