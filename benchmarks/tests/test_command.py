@@ -137,6 +137,8 @@ def test_a_run_that_is_stopped_keeps_what_it_has(number: int, tmp_path: Path) ->
             *arguments,
         ],
         stdout=subprocess.DEVNULL,
+        # Shells let what they run in the background ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         deadline = time.monotonic() + 30

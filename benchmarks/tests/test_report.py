@@ -198,3 +198,12 @@ def test_a_hand_over_is_compared_with_a_write(results: Results) -> None:
     ]
     text = speed_table.markdown(results)
     assert "hand-over among 100 | 2 ms | one bare etcd write: 1 ms | 2.00 x | ≤ 3 x |" in text
+
+
+def test_subjects_that_meet_in_a_plot_differ_in_colour(results: Results) -> None:
+    """Starting up, where all meet in bars alone, takes no colour from the ten of a component."""
+    everybody = [line(f"subject {number}", 10) for number in range(14)]
+    results.cases = [case("start.open", *everybody), case("queue.latency", *everybody[4:])]
+    text = page.html(results)
+    curves_only = text[text.index("queue.latency</h3>") : text.index("start.open</h3>")]
+    assert len(set(re.findall(r'class="curve" stroke="(#\w+)"', curves_only))) == 10

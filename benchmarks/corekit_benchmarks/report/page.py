@@ -68,9 +68,10 @@ def html(results: Results) -> str:
 
 
 def _colours(results: Results) -> dict[str, str]:
-    # Those of one component meet in one plot: within it they differ as far as there are colours.
+    # Those of one component meet in one plot: within it they differ as far as there are colours,
+    # which are too few for the bars of starting up.
     colours: dict[str, str] = {}
-    for case in results.cases:
+    for case in sorted(results.cases, key=lambda case: case.workload.startswith("start.")):
         used = [colours[line.subject] for line in case.lines if line.subject in colours]
         free = [colour for colour in PALETTE if colour not in used] or list(PALETTE)
         for line in case.lines:
@@ -116,7 +117,7 @@ def _bars(case: CaseResult, measured: Iterable[Line], colours: dict[str, str]) -
                 max(0, value),
                 min(values),
                 max(values),
-                f"{shown(value, main)}   {ratio}",
+                f"{shown(value, main)} · {ratio}",
                 colours[line.subject],
                 hollow=not line.durable,
             )

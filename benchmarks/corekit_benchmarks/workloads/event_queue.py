@@ -54,7 +54,7 @@ class Throughput:
 
     async def run(self, stage: Stage) -> Sample:
         outcome = await _flow(stage, stage.settings.processes if stage.shared else 1)
-        return Sample({"rate": outcome.handled / outcome.seconds, "lost": _lost(outcome)})
+        return Sample({"rate": outcome.rate, "lost": outcome.lost})
 
     async def producer(self, client: QueueClient, link: Link, settings: Settings) -> None:
         """Publish as fast as it goes."""
@@ -79,7 +79,7 @@ class Latency:
     async def run(self, stage: Stage) -> Sample:
         outcome = await _flow(stage, 1)
         confirmed = outcome.confirmations[len(outcome.confirmations) // 2]
-        figures = {CONFIRMED.name: confirmed, "lost": _lost(outcome)}
+        figures = {CONFIRMED.name: confirmed, "lost": outcome.lost}
         return Sample(figures, outcome.latencies)
 
     async def producer(self, client: QueueClient, link: Link, settings: Settings) -> None:
@@ -122,7 +122,7 @@ class Depth:
             await role.receive()
         consumer.send(consume=True)
         outcome = await Flow([producer], [consumer], total=sum).run(_WINDOW)
-        figures = {"rate": outcome.handled / outcome.seconds}
+        figures = {"rate": outcome.rate}
         if stage.settings.depth:
             figures["filling"] = stage.settings.depth / filled["seconds"]
             if before is not None and after is not None:
@@ -144,7 +144,8 @@ class Depth:
 
         await asyncio.gather(*(some(len(range(at, settings.depth, width))) for at in range(width)))
         link.send(seconds=now() - begin)
-        await flood(link, settings, client.publish)
+        # What is handled from the first message on is to be counted.
+        await flood(link, settings, client.publish, warm_up=False)
         await _purge_when_told(client, link)
 
     async def consumer(self, client: QueueClient, link: Link, settings: Settings) -> None:
@@ -227,11 +228,6 @@ async def _flow(stage: Stage, processes: int) -> Outcome:
     outcome = await Flow(producers, consumers, total=sum).run(_WINDOW)
     await _purged(producers[0])
     return outcome
-
-
-def _lost(outcome: Outcome) -> float:
-    """Return the share of messages that did not come; a second delivery makes up for none."""
-    return max(0, outcome.sent - outcome.handled) / max(1, outcome.sent)
 
 
 async def _consume(client: QueueClient, link: Link, *, timed: bool = False) -> None:

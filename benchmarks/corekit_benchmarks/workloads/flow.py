@@ -24,6 +24,9 @@ _REPORTS_PER_WINDOW = 10
 #: After this long without any message, in seconds, what is missing counts as lost.
 _QUIET = 3.0
 
+#: What a message says that is not to be timed, instead of when it was sent.
+_UNTIMED = b"0"
+
 #: How often a consumer that is nearly done looks at its count, in seconds.
 _POLL = 0.002
 
@@ -33,11 +36,14 @@ class Outcome:
     """What became of a flow."""
 
     sent: int
+    warm_up: int
+    """How many of them were sent before `begin`."""
+
     handled: int
     """By each consumer, or by all together if they share the messages."""
 
     begin: float
-    """When the first message was published."""
+    """When the first message was published, except for those of the warm-up."""
 
     end: float
     """When the last one was handled, or acknowledged if the consumers tell that."""
@@ -49,20 +55,31 @@ class Outcome:
     """How long each publish took, of those that were timed; sorted."""
 
     @property
-    def seconds(self) -> float:
-        """How long it took."""
-        return self.end - self.begin
+    def rate(self) -> float:
+        """How many messages a second were handled by each."""
+        return max(0, self.handled - self.warm_up) / (self.end - self.begin)
+
+    @property
+    def lost(self) -> float:
+        """The share of messages that did not come; a second delivery makes up for none."""
+        return max(0, self.sent - self.handled) / max(1, self.sent)
 
 
 # ---------------------------------------------------------------- the roles
 
 
-async def flood(link: Link, settings: Settings, publish: Publish) -> None:
-    """Publish as fast as it goes, `in_flight` calls at a time, as long as there is room."""
+async def flood(link: Link, settings: Settings, publish: Publish, *, warm_up: bool = True) -> None:
+    """Publish as fast as it goes, `in_flight` calls at a time, as long as there is room.
+
+    *warm_up*: first `in_flight` messages that do not count; some libraries open a connection for
+    each call that is under way, once.
+    """
     link.send(ready=True)
     window = (await link.receive())["window"]
     body = bytes(settings.payload)
-    room, sent, allowed = asyncio.Event(), 0, window
+    warm = settings.in_flight if warm_up else 0
+    await _warm_up(publish, body, warm)
+    room, sent, allowed = asyncio.Event(), warm, window
 
     async def listen() -> None:
         nonlocal allowed
@@ -88,7 +105,7 @@ async def flood(link: Link, settings: Settings, publish: Publish) -> None:
     deadline = begin + settings.duration
     await asyncio.gather(*(some() for _ in range(settings.in_flight)))
     listening.cancel()
-    link.send(sent=sent, begin=begin, confirmations=[])
+    link.send(sent=sent, warm=warm, begin=begin, confirmations=[])
 
 
 async def pace(
@@ -97,12 +114,13 @@ async def pace(
     """Publish *rate* messages a second, each with its time.
 
     *overlapping*: also while earlier calls, `in_flight` at most, have not returned, so that a slow
-    one does not delay the next.
+    one does not delay the next. The first ones, as many as can be under way, are not timed.
     """
     link.send(ready=True)
     await link.receive()
     confirmations: list[float] = []
-    sent = 0
+    sent = warm = settings.in_flight if overlapping else 1
+    await _warm_up(publish, _UNTIMED.ljust(settings.payload), warm)
     places = asyncio.Semaphore(settings.in_flight)
 
     async def one(at: float) -> None:
@@ -120,7 +138,11 @@ async def pace(
                 await one(now())
             due += 1 / rate
             await asyncio.sleep(max(0, due - now()))
-    link.send(sent=sent, begin=begin, confirmations=thinned(confirmations))
+    link.send(sent=sent, warm=warm, begin=begin, confirmations=thinned(confirmations))
+
+
+async def _warm_up(publish: Publish, body: bytes, count: int) -> None:
+    await asyncio.gather(*(publish(body) for _ in range(count)))
 
 
 class Receipts:
@@ -144,7 +166,8 @@ class Receipts:
 
     def note_latency(self, body: bytes) -> None:
         """Count a message, and how long it was on its way."""
-        self.latencies.append(now() - float(body))
+        if at := float(body):
+            self.latencies.append(now() - at)
         self.note(body)
 
     def report(self) -> None:
@@ -222,6 +245,7 @@ class Flow:
         settled = max(each["settled"] for each in self._settled)
         return Outcome(
             sent=sent,
+            warm_up=sum(end["warm"] for end in ends),
             handled=self.handled,
             begin=min(end["begin"] for end in ends),
             # If something is missing, it was waited for in vain before anybody settled.

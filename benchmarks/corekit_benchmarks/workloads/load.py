@@ -63,7 +63,9 @@ class ClientWorkload:
     async def client(self, client: Any, link: Link, settings: Settings) -> None:
         """Play one client."""
         do = await self._prepare(client, settings)
-        await _repeat(do, now() + _WARM_UP * settings.duration)
+        # All at once: some open a connection for each call that is under way.
+        warm = now() + _WARM_UP * settings.duration
+        await asyncio.gather(*(_repeat(do, warm) for _ in range(settings.in_flight)))
         # The collector shall not walk, while it counts, through all that was imported.
         gc.collect()
         gc.freeze()

@@ -39,9 +39,7 @@ class Throughput:
         subscribers = settings.subscribers if self._fan_out else 1
         publishers = settings.processes if stage.shared else 1
         outcome = await _flow(stage, publishers, subscribers)
-        lost = outcome.sent - outcome.handled
-        rate = outcome.handled * subscribers / outcome.seconds
-        return Sample({"rate": rate, "lost": lost / max(1, outcome.sent)})
+        return Sample({"rate": outcome.rate * subscribers, "lost": outcome.lost})
 
     async def publisher(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Publish as fast as it goes."""
@@ -70,8 +68,7 @@ class Latency:
 
     async def run(self, stage: Stage) -> Sample:
         outcome = await _flow(stage, 1, 1)
-        lost = outcome.sent - outcome.handled
-        return Sample({"lost": lost / max(1, outcome.sent)}, outcome.latencies)
+        return Sample({"lost": outcome.lost}, outcome.latencies)
 
     async def publisher(self, client: PubSubClient, link: Link, settings: Settings) -> None:
         """Publish at a rate."""
