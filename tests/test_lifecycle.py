@@ -84,6 +84,26 @@ class TestGate:
         with pytest.raises(WrongLoop):
             asyncio.run(call())
 
+    def test_the_loop_moves(self):
+        """Where a loop goes on in another thread, calls from it pass there, and no others."""
+        gate = Gate("app")
+        loop = asyncio.new_event_loop()
+
+        async def start() -> None:
+            gate.open()
+
+        async def call() -> None:
+            gate.check()
+
+        loop.run_until_complete(start())
+        thread = threading.Thread(target=loop.run_until_complete, args=(call(),))
+        thread.start()
+        thread.join()
+        loop.run_until_complete(call())
+        loop.close()
+        with pytest.raises(WrongLoop):
+            asyncio.run(call())
+
     def test_reopened_in_another_loop(self):
         """It can be opened again in another loop, from which calls then pass."""
         gate = Gate("app")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Literal, TypeVar, overload
@@ -344,8 +343,7 @@ class Cache:
 
         The key is not checked: what is in a store has been.
         """
-        if _get_running_loop() is not self._gate.loop:
-            raise self._gate.refusal()
+        self._gate.check()
         try:
             entry = self._keyspace.peek(key)
         except TypeError:  # unhashable: refused by the check of the key

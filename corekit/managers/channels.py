@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any
 
@@ -117,8 +117,8 @@ class Channels:
             self._by_full_name[full_name] = found
         return found
 
-    async def publish(self, channel: Channel, message: Any, audience: int) -> None:
-        """Send *message* to *audience*.
+    def publish(self, channel: Channel, message: Any, audience: int) -> Awaitable[None]:
+        """Send *message* to *audience*; to be awaited at once: numbers must leave in their order.
 
         Raises NotOpenError, SerializationError (nothing was sent), and what the adapter raises.
         """
@@ -126,8 +126,7 @@ class Channels:
         adapter = self._adapter
         if adapter is None:
             raise self.gate.refusal()
-        # No await in between: numbers must leave in their order.
-        await adapter.publish(channel.full_name, channel.seal(message, audience))
+        return adapter.publish(channel.full_name, channel.seal(message, audience))
 
     def defer(self, channel: Channel, message: Any, audience: int, transaction: Any) -> None:
         """Send *message*, as it is now, after *transaction* has committed.
