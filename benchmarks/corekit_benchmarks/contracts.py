@@ -8,6 +8,7 @@ measured along.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -234,7 +235,11 @@ class About:
     """Whether it makes sense only if several processes can reach the subject."""
 
     repeat_at_most: int = 1000
-    """Fewer repetitions where one takes minutes."""
+    """Fewer repetitions where one says enough."""
+
+    repeat_within: float = math.inf
+    """A subject whose repetition takes longer than so many seconds is not measured again: that is
+    a time-out of its own, which does not vary."""
 
     scales: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """The settings over which a full run draws a curve, with their values."""

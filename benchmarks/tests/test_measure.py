@@ -4,6 +4,7 @@ import asyncio
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -29,12 +30,10 @@ class Recorder:
         fails_on: str = "",
         *,
         error: Exception | None = _BROKE,
-        needs_shared: bool = False,
+        **about: Any,
     ) -> None:
         self.error = error
-        self.about = About(
-            "lock.recorder", "lock", "{payload} B", (RATE,), needs_shared=needs_shared
-        )
+        self.about = About("lock.recorder", "lock", "{payload} B", (RATE,), **about)
         self.fails_on = fails_on
         self.order: list[str] = []
 
@@ -109,6 +108,14 @@ async def test_a_repetition_has_a_limit(tmp_path: Path) -> None:
     result = await found(case, [subject("A"), subject("B")], 1, tmp_path)
     assert result.lines[0].failure == "it took longer than 0.05 s"
     assert result.lines[1].repetitions
+
+
+async def test_what_takes_long_is_not_repeated(tmp_path: Path) -> None:
+    """A time-out of half a minute is not waited for three times; nothing failed."""
+    recorder = Recorder(repeat_within=0)
+    result = await found(Case(recorder, Settings()), [subject("A"), subject("B")], 3, tmp_path)
+    assert recorder.order == list("AB")
+    assert [line.failure for line in result.lines] == ["", ""]
 
 
 async def test_one_process_is_not_asked_for_what_needs_several(tmp_path: Path) -> None:

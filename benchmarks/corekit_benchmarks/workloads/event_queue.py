@@ -175,7 +175,7 @@ class Redelivery:
         (Figure("delay", "s", "less"),),
         roles=("producer", "holder", "survivor"),
         needs_shared=True,
-        repeat_at_most=1,
+        repeat_within=20,
     )
 
     async def run(self, stage: Stage) -> Sample:
