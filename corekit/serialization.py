@@ -91,17 +91,7 @@ class Serializer:
         Raises SerializationError with the path to what cannot be written, or MessageTooLarge. A
         coroutine that is found in *value* was forgotten to be awaited, and is closed.
         """
-        if type(value) in _TEXTS and len(value) > self.max_size:
-            raise self._too_large(what, len(value))
-        try:
-            data = self._pack(value)
-        except Exception as error:  # noqa: BLE001 - extensions may raise anything
-            self._refuse(value, what, error)
-        if len(data) > self.max_size:
-            raise self._too_large(what, len(data))
-        if type(value) in _CONTAINERS:
-            self._check_depth(data, value, what)
-        return data
+        return self._write(value, value, what)
 
     def decode(self, data: bytes) -> Any:
         """Return the value that *data* stands for.
@@ -129,17 +119,7 @@ class Serializer:
 
         Raises as `encode` does; *what* is the name of *body* in errors.
         """
-        if type(body) in _TEXTS and len(body) > self.max_size:
-            raise self._too_large(what, len(body))
-        try:
-            data = self._pack([ENVELOPE_VERSION, *head, body])
-        except Exception as error:  # noqa: BLE001 - extensions may raise anything
-            self._refuse(body, what, error)
-        if len(data) > self.max_size:
-            raise self._too_large(what, len(data))
-        if type(body) in _CONTAINERS:
-            self._check_depth(data, body, what)
-        return data
+        return self._write([ENVELOPE_VERSION, *head, body], body, what)
 
     def unseal(self, data: bytes, fields: int) -> list[Any]:
         """Return head (of *fields* elements) and body of what `seal` made, as one list.
@@ -177,6 +157,21 @@ class Serializer:
             raise ConfigurationError(f"two serializers claim the code {extension.code}")
         self._writers[extension.type] = extension.write
         self._readers[extension.code] = extension.read
+
+    def _write(self, whole: Any, value: Any, what: str) -> bytes:
+        """Return *whole* as bytes; *value* is the part of it that may be refused, as *what*."""
+        # A text that is too large already is not worth writing.
+        if type(value) in _TEXTS and len(value) > self.max_size:
+            raise self._too_large(what, len(value))
+        try:
+            data = self._pack(whole)
+        except Exception as error:  # noqa: BLE001 - extensions may raise anything
+            self._refuse(value, what, error)
+        if len(data) > self.max_size:
+            raise self._too_large(what, len(data))
+        if type(value) in _CONTAINERS:
+            self._check_depth(data, value, what)
+        return data
 
     def _pack(self, value: Any) -> bytes:
         # A packer at work cannot begin another value, which an extension, or a thread that comes
