@@ -257,6 +257,7 @@ class QueueMachine(Machine):
         self.late: list[Delivery] = []
         self.places: dict[str, int] = {}
         self.attempts: dict[str, int] = {}
+        self.deaths: dict[str, int] = {}
         self.ready: set[str] = set()
         self.retried: set[str] = set()
         self.held: dict[str, Delivery] = {}
@@ -292,7 +293,7 @@ class QueueMachine(Machine):
         assert self.run(call) == id_
         if dedup_id:
             self.known[dedup_id] = id_
-        self.places[id_], self.attempts[id_] = number, 1
+        self.places[id_], self.attempts[id_], self.deaths[id_] = number, 1, 0
         self.ready.add(id_)
 
     @precondition(lambda self: self.ready)
@@ -310,12 +311,13 @@ class QueueMachine(Machine):
         assert delivery.id in {first, *self.retried}
         assert delivery.payload == delivery.id.encode()
         assert delivery.attempt == self.attempts[delivery.id]
+        assert delivery.deaths == self.deaths[delivery.id]
         self.ready.discard(delivery.id)
         self.retried.discard(delivery.id)
         self.held[delivery.id] = delivery
 
     @precondition(lambda self: self.held)
-    @rule(data=st.data(), how=st.sampled_from(["ack", "release", "retry", "bury"]))
+    @rule(data=st.data(), how=st.sampled_from(["ack", "release", "die", "retry", "bury"]))
     def settle(self, data: st.DataObject, how: str) -> None:
         id_ = data.draw(st.sampled_from(sorted(self.held)))
         delivery = self.held.pop(id_)
@@ -325,6 +327,8 @@ class QueueMachine(Machine):
                 self.consumer.ack(delivery)
             elif how == "release":
                 self.consumer.release(delivery, started=False)
+            elif how == "die":
+                self.consumer.release(delivery, started=True)
             elif how == "retry":
                 self.consumer.retry(delivery, delay=0, error="E")
             else:
@@ -335,8 +339,11 @@ class QueueMachine(Machine):
             self.dead.append(id_)
         elif how != "ack":
             self.ready.add(id_)
+        if how == "die":
+            self.deaths[id_] += 1
         if how == "retry":
             self.attempts[id_] += 1
+            self.deaths[id_] = 0
             self.retried.add(id_)
 
     @precondition(lambda self: self.dead)
@@ -345,7 +352,7 @@ class QueueMachine(Machine):
         id_ = data.draw(st.sampled_from(self.dead))
         self.run(self.adapters[0].requeue(self.name, id_))
         self.dead.remove(id_)
-        self.places[id_], self.attempts[id_] = next(self.numbers), 1
+        self.places[id_], self.attempts[id_], self.deaths[id_] = next(self.numbers), 1, 0
         self.ready.add(id_)
 
     @rule()

@@ -35,10 +35,17 @@ class Workers:
             if not self._run.clients[name].runs:
                 self.deaths += 1
                 self.remove(name)
-        while len(self.names) < self._count:
-            name = f"worker{next(self._numbers)}"
-            await self._run.client("consumer", name, self._url, concurrency=2, work=0.2)
-            self.names.append(name)
+        lacking = self._count - len(self.names)
+        new = [f"worker{number}" for number in itertools.islice(self._numbers, lacking)]
+        options = {"concurrency": 2, "work": 0.2}
+        await asyncio.gather(
+            *(self._run.client("consumer", name, self._url, **options) for name in new)
+        )
+        self.names += new
+
+    def alive(self) -> bool:
+        """Tell whether any of them lives."""
+        return any(self._run.clients[name].runs for name in self.names)
 
     def remove(self, name: str) -> None:
         """Kill a worker, if it lives."""
@@ -46,26 +53,34 @@ class Workers:
         self.names.remove(name)
 
 
-def taken_over(events: list[Event], within: float) -> Finding:
-    """Each job in the hands of a killed worker begins elsewhere *within* seconds."""
-    at_work: dict[str, dict[str, Event]] = {}
-    waiting: dict[str, float] = {}
+def taken_over(events: list[Event], within: float, since: str = "ok") -> Finding:
+    """Each job in the hands of a worker that failed begins elsewhere *within* seconds.
+
+    Of the fault's beginning or end, "call" or "ok", as *since* says.
+    """
+    at_work: dict[str, set[str]] = {}
+    waiting: dict[str, tuple[str, float]] = {}
     took = []
     for event in events:
         if event.op == "handle":
-            jobs = at_work.setdefault(event.process, {})
-            if event.phase == "call":
-                jobs[event["key"]] = event
-                if event["key"] in waiting:
-                    took.append(event.time - waiting.pop(event["key"]))
+            jobs, key = at_work.setdefault(event.process, set()), event["key"]
+            worker, failed_at = waiting.get(key, ("", 0.0))
+            if event.phase != "call":
+                jobs.discard(key)
+                if worker == event.process:
+                    # It was at its end when its worker failed.
+                    del waiting[key]
             else:
-                jobs.pop(event["key"], None)
-        elif event.op == "fault" and event.phase == "ok":
-            killed = at_work.pop(event["target"], {})
-            waiting |= dict.fromkeys(killed, event.time)
+                jobs.add(key)
+                if worker and worker != event.process:
+                    took.append(event.time - failed_at)
+                    del waiting[key]
+        elif event.op == "fault" and event.phase == since:
+            target = event["target"]
+            waiting |= dict.fromkeys(at_work.pop(target, ()), (target, event.time))
     finding = Finding({"taken_over": len(took), "after_at_most": max(took, default=0)})
     if not took:
-        finding.violations.append("nobody was killed at work: the run proves nothing")
+        finding.violations.append("nobody failed at work: the run proves nothing")
     if waiting:
         finding.violations.append(f"never taken over: {sorted(waiting)}")
     if max(took, default=0) > within:
@@ -101,11 +116,43 @@ async def test_jobs_of_killed_workers_are_taken_over(new_run: Callable[[], Run])
         )
 
 
-async def test_a_deadly_job_ends_as_dead_letter(new_run: Callable[[], Run]) -> None:
-    """A job that kills each of its workers is dead after ten of them; the others go on."""
+async def test_jobs_of_paused_workers_are_taken_over(new_run: Callable[[], Run]) -> None:
+    """Of workers that fall silent likewise; when they wake up, what they did counts for nothing."""
     async with new_run() as run:
         broker = run.broker()
-        workers = Workers(run, broker.url, 3)
+        names = [f"worker{number}" for number in range(1, 5)]
+        for name in names:
+            await run.client("consumer", name, broker.url, concurrency=2, work=0.2)
+        await run.client("publisher", "publisher1", broker.url, width=1, pause=0.04)
+        for _ in range(scaled(5)):
+            await asyncio.sleep(run.random.uniform(0.5, 1.5))
+            name = run.random.choice(names)
+            async with run.fault("pause", name):
+                run.clients[name].pause()
+                await asyncio.sleep(SESSION_TIMEOUT + run.random.uniform(0.5, 2))
+                run.clients[name].resume()
+        await run.end(["publisher1"])
+        await run.until(nothing_left, 60)
+        events = run.events()
+        run.judge(
+            checkers.no_loss(events),
+            # What was at work, and what lay ready.
+            checkers.duplicates(events, 2 * 2),
+            checkers.no_zombie(events),
+            checkers.attempts(events, 3),
+            taken_over(events, SESSION_TIMEOUT + 2, since="call"),
+            checkers.faults(events),
+        )
+
+
+async def test_a_deadly_job_ends_as_dead_letter(new_run: Callable[[], Run]) -> None:
+    """A job that kills each of its workers is dead after ten of them; the others go on.
+
+    There are more than ten workers: it goes from one to the next faster than they can be replaced.
+    """
+    async with new_run() as run:
+        broker = run.broker()
+        workers = Workers(run, broker.url, 12)
         await workers.start()
         await run.client("publisher", "publisher1", broker.url, width=1, pause=0.05)
         await run.client("publisher", "deadly1", broker.url, deadly=True, count=1)
@@ -127,6 +174,28 @@ async def test_a_deadly_job_ends_as_dead_letter(new_run: Callable[[], Run]) -> N
         findings = [checkers.no_loss(events, dead=["deadly1-1"]), checkers.attempts(events, 3)]
         run.judge(*findings, Finding({"deaths": len(deaths), "longest_silence": silence}))
         assert silence < 5, dead
+
+
+async def test_deaths_count_over_those_of_the_broker(new_run: Callable[[], Run]) -> None:
+    """A broker that is killed after each third death knows of all ten in the end."""
+    async with new_run() as run:
+        broker = run.broker()
+        workers = Workers(run, broker.url, 3)
+        await run.client("publisher", "deadly1", broker.url, deadly=True, count=1)
+        async with App("faults", backend=broker.url, worker_mode="-") as app, asyncio.timeout(120):
+            queue = app.event_queue
+            while not await queue.dead_letters("q"):
+                await workers.start()
+                # Nobody tells when.
+                while (stats := await queue.stats("q")).in_flight or (  # noqa: ASYNC110
+                    workers.alive() and not stats.dead
+                ):
+                    await asyncio.sleep(0.05)
+                await run.kill_broker(broker)
+        await run.end(["deadly1"])
+        deaths = checkers.select(run.events(), "handle", "call")
+        assert [death["attempt"] for death in deaths] == [1] * 10
+        run.judge(Finding({"deaths": len(deaths)}), checkers.attempts(run.events(), 0))
 
 
 def _but_deadly(events: list[Event]) -> list[Event]:
