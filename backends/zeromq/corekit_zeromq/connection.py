@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError
@@ -20,6 +21,7 @@ from corekit.errors import (
 )
 
 from .admission import Admission
+from .answers import is_duration
 from .dispatch import Dispatcher
 from .link_keeper import LinkKeeper
 from .process_identity import process_claim
@@ -142,14 +144,21 @@ class Connection:
             text = f"{self.settings.text}: the broker speaks version {number} of the protocol"
             self.link.end(VersionMismatch(f"{text}, not {VERSION}"))
             return 0
-        self.broker = dict(info)
-        most = self._context.max_message
-        self.max_message = min(most, int(info.get("max_message", most)))
+        heartbeat, most = info.get("heartbeat", 1.0), info.get("max_message", math.inf)
+        if not (
+            [*map(type, command[2:7])] == [bytes, bytes, int, bool, int]
+            and received >= 0
+            and is_duration(heartbeat)
+            and most > 0
+        ):
+            raise SerializationError("a field of WELCOME makes no sense")
+        self.broker = info
+        self.max_message = min(self._context.max_message, most)
         if resumed:
             self.session.resume(received)
         else:
             self._rebuild(identity, secret, epoch)
-        self.link.accept(float(info.get("heartbeat", 1.0)))
+        self.link.accept(heartbeat)
         self._admit()
         self._flush()
         return 0

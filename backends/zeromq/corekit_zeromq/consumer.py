@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from corekit.adapters import Delivery, DeliveryReceiver
+from corekit.errors import SerializationError
 
 from .connection import Connection
 from .protocol import Op
@@ -109,6 +110,13 @@ class Consumer:
         self._forget_confirmed(self._session.confirmed)
         deliveries = []
         for token, id_, payload, attempt, deaths, published_at in batch:
+            if not (
+                type(token) is type(payload) is bytes
+                and type(id_) is str
+                and type(attempt) is type(deaths) is int
+                and type(published_at) is float
+            ):
+                raise SerializationError("this is no delivery")
             delivery = Delivery(id_, payload, attempt, deaths, published_at, token)
             self._held[delivery] = token
             deliveries.append(delivery)

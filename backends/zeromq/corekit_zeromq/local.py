@@ -81,9 +81,11 @@ class Place:
     def address(self) -> str | None:
         """Return the path of the socket, None if no broker was ever started here."""
         try:
-            return self._address.read_text("utf-8") or None
-        except FileNotFoundError:
+            path = self._address.read_text("utf-8")
+        except (FileNotFoundError, UnicodeDecodeError):
             return None
+        # What is left of a file after a power cut is no address.
+        return path if os.path.isabs(path) and path.isprintable() else None
 
     def choose_address(self) -> str:
         """Return the path on which the next broker is to listen, and let everybody know."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from corekit.adapters import AdapterContext, Guarantee, MessageReceiver
 from corekit.config import BackendURL
-from corekit.errors import MessageTooLarge
+from corekit.errors import MessageTooLarge, SerializationError
 
 from .client import Client
 from .connection import Connection
@@ -125,6 +125,8 @@ class PubSub:
 
     def _on_messages(self, command: Command) -> int:
         _, channel, first, payloads = command
+        if type(first) is not int or type(payloads) is not list:
+            raise SerializationError("these are no messages")
         subscription = self._subscriptions.get(channel)
         receiver = self._receiver
         # Before the answer: from an earlier subscription of the same channel.
@@ -142,6 +144,8 @@ class PubSub:
 
     def _on_gap(self, command: Command) -> int:
         _, channel, following = command
+        if type(following) is not int:
+            raise SerializationError("the number of the next message is none")
         subscription = self._subscriptions.get(channel)
         if subscription is not None and subscription.epoch is not None:
             subscription.expected = following

@@ -8,14 +8,17 @@ from collections.abc import Callable
 from typing import Any
 
 from corekit import errors
+from corekit.arguments import shown
 from corekit.errors import (
     BackendError,
     BackendRefused,
     BackendUnavailable,
     CorekitError,
     OutcomeUnknown,
+    SerializationError,
 )
 
+from .answers import is_answer
 from .protocol import Op
 from .session import Command, Session
 
@@ -133,10 +136,16 @@ class Requests:
         return request
 
     def answer(self, rid: int, value: Any) -> None:
-        """Take note of OK; an answer that nobody waits for is ignored."""
+        """Take note of OK; an answer that nobody waits for is ignored.
+
+        Raises SerializationError for one that makes no sense; whoever waits for it is told.
+        """
         request = self._pop(rid)
         if request is None or request.future.done():
             return
+        if not is_answer(request.command, value):
+            _fail(request, self._without_answer(request, "the answer makes no sense"))
+            raise SerializationError(f"{shown(value)} answers no {request.op.name}")
         if request.then is not None:
             request.then(value)
         request.future.set_result(value)
