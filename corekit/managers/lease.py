@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from asyncio import _get_running_loop
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self
@@ -147,8 +146,7 @@ class Lease:
         if self._end is not None:
             return
         session = self.session
-        if _get_running_loop() is not session.loop:
-            raise session.gate.refusal()
+        session.gate.check()
         if session.monotonic() >= self._deadline:
             self.lose(_EXPIRED)
             return

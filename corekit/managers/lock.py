@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-from asyncio import _get_running_loop
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
@@ -270,9 +269,9 @@ class LockManager:
         wait: float | None,
         late: Callable[[str, float | None], LockError] = _timeout,
     ) -> Lease:
+        self._gate.check()
         session = self._session
-        # What Gate.check does, without a call: with `release` it is the hottest path here.
-        if session is None or _get_running_loop() is not session.loop:
+        if session is None:
             raise self._gate.refusal()
         held = session.leases.get(name)
         if held is not None and held.is_mine:

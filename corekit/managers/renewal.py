@@ -25,10 +25,12 @@ class Renewal:
     itself.
     """
 
-    __slots__ = ("_lease", "_schedule", "_task", "ttl")
+    __slots__ = ("_lease", "_schedule", "_task", "due", "ttl")
 
     def __init__(self, lease: Lease, schedule: RenewalSchedule) -> None:
         self.ttl = lease.grant.ttl
+        #: When it is to begin, on the monotonic scale: a third of the ttl after the lease did.
+        self.due = lease.grant.since + self.ttl / 3
         self._lease = lease
         self._schedule = schedule
         self._task: asyncio.Task[None] | None = None
@@ -37,11 +39,6 @@ class Renewal:
 
     def __repr__(self) -> str:
         return f"<Renewal {self._lease!r} ttl={self.ttl:g}>"
-
-    @property
-    def due(self) -> float:
-        """When the lease is to be extended next, on the clock's monotonic scale."""
-        return self._lease.renewal_due
 
     def begin(self, tasks: TaskOwner) -> None:
         """Renew from now on, in a task of *tasks*."""
@@ -59,7 +56,7 @@ class Renewal:
     async def _renew(self) -> None:
         failing = False
         while True:
-            pause = self.due - self._lease.session.monotonic()
+            pause = self._lease.renewal_due - self._lease.session.monotonic()
             if pause > 0:
                 await asyncio.sleep(pause)
                 continue
