@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
+from sys import intern
 
 from corekit.errors import BackendRefused, StorageFull
 
 #: What an entry costs beside its key and value, in bytes; measured, rounded up.
 _OVERHEAD = 400
+
+#: How many lifetimes that do not count any more are kept until they are thrown out all at once.
+_STALE = 1000
 
 
 class Entry:
@@ -73,6 +77,8 @@ class Cache:
         self._used.pop(entry, None)
         self.bytes -= entry.size
         self.count -= 1
+        # The list of lifetimes may know it for long, and must not keep the value.
+        entry.value = b""
 
     def get(self, now: float, space: str, keys: Iterable[str]) -> list[tuple[bytes, int] | None]:
         """Return value and version of each of *keys*."""
@@ -98,6 +104,8 @@ class Cache:
             self._remove(old)
         self._version += 1
         expires_at = float("inf") if lifetime is None else now + lifetime
+        # Each command brings a copy of the space's name: one is enough.
+        space = intern(space)
         entry = Entry(space, key, value, self._version, expires_at, evict=evict)
         self._spaces.setdefault(space, {})[key] = entry
         self.bytes += entry.size
@@ -106,9 +114,13 @@ class Cache:
             self._used[entry] = None
         if lifetime is not None:
             heappush(self._expiring, (expires_at, entry.version, entry))
-            if len(self._expiring) > 2 * self.count + 1000:
-                self._expiring = [one for one in self._expiring if self._is_current(one[2])]
-                heapify(self._expiring)
+            # Two for each that comes: however fast they come, those that are over cannot pile up.
+            self.expire(now, 2)
+
+    def _sweep(self) -> None:
+        if len(self._expiring) > 2 * self.count + _STALE:
+            self._expiring = [one for one in self._expiring if self._is_current(one[2])]
+            heapify(self._expiring)
 
     def _is_current(self, entry: Entry) -> bool:
         return self._spaces.get(entry.space, {}).get(entry.key) is entry
@@ -182,8 +194,13 @@ class Cache:
     def expire(self, now: float, most: int) -> None:
         """Remove at most *most* entries that are past their lifetime."""
         for _ in range(most):
-            if not self._expiring or self._expiring[0][0] > now:
-                return
+            if not self.overdue(now):
+                break
             entry = heappop(self._expiring)[2]
             if self._is_current(entry):
                 self._remove(entry)
+        self._sweep()
+
+    def overdue(self, now: float) -> bool:
+        """Whether `expire` has something to do."""
+        return bool(self._expiring) and self._expiring[0][0] <= now

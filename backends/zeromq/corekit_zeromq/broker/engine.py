@@ -39,9 +39,8 @@ _GREETING = 0.5
 #: Connections without a session that are told so at most once a second, as many as are remembered.
 _STRANGERS = 1000
 
-
-#: Cache entries that one step of housekeeping removes.
-_EXPIRED = 10_000
+#: Cache entries past their lifetime that one turn removes: well below a millisecond's work.
+_EXPIRED = 300
 
 
 class Engine:
@@ -143,6 +142,7 @@ class Engine:
         self.queues.held_back = self.sessions.awaiting(self.now)
         self.locks.wake(self.now)
         self.queues.wake(self.now)
+        self.cache.expire(self.now, _EXPIRED)
         for consumer in self.queues.dispatch(self.now):
             consumer.session.outstanding -= sum(len(one[2]) for one in consumer.batch)
             consumer.session.send(pack((Reply.DELIVERIES, consumer.number, consumer.batch)))
@@ -178,6 +178,7 @@ class Engine:
             self.queues.next_alarm(),
             self.locks.next_alarm(),
             self.sessions.awaited_until,
+            self.now if self.cache.overdue(self.now) else None,
         ]
         return min((alarm for alarm in alarms if alarm is not None), default=None)
 
@@ -213,7 +214,6 @@ class Engine:
             self._kept_house_at = self.now
             self.queues.keep_house(self.now)
             self.pub_sub.keep_house(self.now)
-            self.cache.expire(self.now, _EXPIRED)
             self.complaints.tell()
             for route, until in list(self._strangers.items()):
                 if until <= self.now:

@@ -1,11 +1,16 @@
 """The broker's cache: room, lifetimes, versions."""
 
+from itertools import pairwise
+
 import pytest
 from corekit_zeromq.broker.cache import Cache
+from corekit_zeromq.protocol import Op
 from hypothesis import given
 from hypothesis import strategies as st
 
 from corekit.errors import BackendRefused, StorageFull
+
+from .peer import Bench
 
 ENTRY = 500  # a key and a value of 100 bytes, with what an entry costs
 
@@ -88,6 +93,51 @@ def test_rewriting_for_ever_costs_no_memory() -> None:
     for n in range(20_000):
         cache.set(n / 1000, "s", "k", b"", 1000, evict=True)
     assert len(cache._expiring) < 2000
+
+
+def test_what_was_replaced_or_removed_keeps_no_value() -> None:
+    """However long it would have lived: the limit of bytes would mean nothing otherwise."""
+    cache = Cache(1 << 30)
+    for _ in range(100):
+        cache.set(0, "s", "k", bytes(1 << 20), 3600, evict=True)
+    cache.set(0, "s", "l", bytes(1 << 20), 3600, evict=True)
+    assert cache.delete(0, "s", ["l"]) == [bytes(1 << 20)]
+    assert sum(len(entry.value) for _, _, entry in cache._expiring) == 1 << 20
+
+
+def test_what_was_flushed_is_forgotten() -> None:
+    """Its lifetimes are, too, with the next housekeeping."""
+    cache = Cache(100_000 * ENTRY)
+    fill(cache, *map(str, range(5000)), lifetime=3600)
+    cache.flush("s")
+    cache.expire(0, 1)
+    assert cache._expiring == []
+
+
+def test_entries_that_are_over_do_not_pile_up() -> None:
+    """Each new one drives two of them out, without being read and without housekeeping."""
+    cache = Cache(100_000 * ENTRY)
+    for n in range(10_000):
+        fill(cache, str(n), now=n, lifetime=10)
+    assert cache.count <= 11
+
+
+def test_nobody_has_to_ask_for_what_is_over(bench: Bench) -> None:
+    """Entries go at the end of their lifetime, a bounded number in each turn, without a pause."""
+    peer = bench.peer()
+    entries = {str(n): b"x" for n in range(2000)}
+    peer.send([Op.CACHE_SET, 1, "s", True, entries, 1.0])
+    bench.now += 0.9
+    bench.turn(tick=True)
+    assert bench.engine.cache.count == 2000
+    assert bench.engine.next_alarm() is None
+    bench.now += 0.2
+    counts = []
+    while bench.engine.cache.count:
+        bench.turn(tick=True)
+        counts.append(bench.engine.cache.count)
+        assert bench.engine.next_alarm() == (bench.now if counts[-1] else None)
+    assert all(before - after <= 300 for before, after in pairwise([2000, *counts]))
 
 
 @given(
