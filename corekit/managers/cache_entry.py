@@ -102,6 +102,9 @@ class BytesCodec:
         )
         if not (
             type(expires) is type(stale_until) is type(claimed_until) is float
+            # NaN is never reached: what expires then would be served for ever.
+            and (expires == expires and stale_until == stale_until)
+            and claimed_until == claimed_until
             and (claim is None or type(claim) is str)
         ):
             raise SerializationError("not a cache entry")

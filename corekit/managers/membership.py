@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from ..adapters import Member
@@ -51,7 +52,9 @@ class PresenceFormat:
         for member in members:
             try:
                 instance_id, since, body = self._serializer.unseal(member.value, _HEAD_FIELDS)
-            except (SerializationError, ValueError) as error:
+                if type(instance_id) is not str or type(since) is not float or not isfinite(since):
+                    raise SerializationError("not an instance's")  # noqa: TRY301 - the same line
+            except SerializationError as error:
                 if self._unreadable.passes():
                     logger.warning("what is shown at %s cannot be read: %s", member.name, error)
             else:
