@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from corekit.testing import eventually
+
 from . import checkers
 from .cluster import Cluster
-from .contention import LONG_WORK, Contention, Guarded, going_on
+from .contention import LONG_WORK, Contention, Guarded, going_on, told
 from .processes import Run, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + scaled(120))]
@@ -54,6 +56,40 @@ async def test_one_of_three_servers(
         run.judge(
             checkers.fencing(events, pauses=False),
             checkers.exclusion(events),
+            going_on(events, SILENCE),
+            checkers.faults(events),
+        )
+
+
+async def test_who_knows_only_the_server_that_died(
+    new_run: Callable[[], Run], etcd_nodes: Any
+) -> None:
+    """It is told before its lease is over, does without locks, and comes back with the server."""
+    async with new_run() as run, Cluster(etcd_nodes):
+        node = etcd_nodes.nodes[0]
+        all_ = etcd_nodes.url
+        async with Guarded(run.directory, run.record) as resource:
+            urls = [f"etcd://{node.address}", all_, all_]
+            contention = Contention(run, resource, urls, TTL, LONG_WORK)
+            await contention.start()
+            for _ in range(scaled(2)):
+                await eventually(lambda: resource.holder == "contender1", within=30)
+                await asyncio.sleep(0.1)
+                async with run.fault("kill_server", "contender1"):
+                    node.kill()
+                    await asyncio.sleep(SILENCE)
+                    assert resource.holder != "contender1"
+                await asyncio.to_thread(etcd_nodes.start)
+            await eventually(lambda: resource.holder == "contender1", within=30)
+            await contention.end()
+        events = run.events()
+        failed = checkers.select(events, "work", "fail")
+        assert {event.process for event in failed} == {"contender1"}
+        assert all(event["error"].startswith("BackendUnavailable") for event in failed)
+        run.judge(
+            checkers.fencing(events, pauses=False),
+            checkers.exclusion(events),
+            told(events, TTL),
             going_on(events, SILENCE),
             checkers.faults(events),
         )

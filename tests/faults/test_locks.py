@@ -146,13 +146,13 @@ async def test_etcd_is_paused_beyond_the_lease(new_run: Callable[[], Run], etcd:
                 await contention.hit("pause_etcd", suffer)
             await contention.end()
         events = run.events()
-        longest = ttl + 1.5
         run.judge(
             checkers.fencing(events, pauses=False),
             checkers.exclusion(events),
             told(events, ttl),
-            # It counts the lease of the one before anew if it finds that it was asked to.
-            going_on(events, longest + ttl + ETCD_LATE),
+            # The longest pause, and then no whole lease more: etcd finds a request to refresh it,
+            # but also one to release it.
+            going_on(events, ttl + 1.5 + ETCD_LATE),
             checkers.faults(events),
         )
 
