@@ -50,7 +50,9 @@ _COMPARISONS = (
     _Comparison("the same", "queue.throughput", _ZMQ, "Redis Streams, fsync"),
     _Comparison("the same", "queue.throughput", _ZMQ, "taskiq, Redis stream"),
     _Comparison("ZeroMQ: queue, latency at rest", "queue.latency", _ZMQ, "JetStream, fsync"),
-    _Comparison("after the death of a consumer", "queue.redelivery", _ZMQ, "aio-pika quorum"),
+    _Comparison(
+        "ZeroMQ: queue, after a consumer was killed", "queue.redelivery", _ZMQ, "aio-pika quorum"
+    ),
     _Comparison("memory: lock and release", "lock.uncontended", _MEMORY, "asyncio.Lock", 0.1),
     _Comparison("ZeroMQ: lock and release", "lock.uncontended", _ZMQ, "redis-py lock"),
     _Comparison("ZeroMQ: lock, hand-over among 8", "lock.contended", _ZMQ, "redis-py lock"),
