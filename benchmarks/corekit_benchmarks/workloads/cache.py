@@ -189,7 +189,7 @@ WORKLOADS: tuple[Workload, ...] = (
             "cache",
             f"set of a key that expires, {_FLIGHT}",
             (RATE, MEDIAN, P99),
-            scales={"payload": (64, 1024, 16_384, 131_072)},
+            scales={"payload": (64, 1024, 16_384, 65_536)},
         ),
         _set,
     ),
