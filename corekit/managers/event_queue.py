@@ -19,13 +19,7 @@ from ..lifecycle import Gate
 from ..tasks import TaskOwner
 from . import backoff as waits
 from .context import ManagerContext
-from .delivery import (
-    DeadLetter,
-    DeliveryContext,
-    Process,
-    dead_letter,
-    sealed,
-)
+from .delivery import DeadLetter, DeliveryContext, Process, dead_letter, sealed
 from .outbox import Outbox
 from .worker import Subscription, Worker
 
@@ -121,7 +115,7 @@ class EventQueue:
         """
         self._gate.check()
         self._consuming = True
-        for subscription in self._subscriptions.values():
+        for subscription in list(self._subscriptions.values()):
             self._consume(subscription)
 
     async def drain(self, grace: float | timedelta) -> None:
@@ -216,9 +210,13 @@ class EventQueue:
         subscription = Subscription(channel, name, process, concurrency, idle, topic)
         if self._gate.is_open:
             self._gate.check()
-        if self._consuming:
-            self._consume(subscription)
         self._subscriptions[name] = subscription
+        if self._consuming:
+            try:
+                self._consume(subscription)
+            except BaseException:
+                self._subscriptions.pop(name, None)
+                raise
 
     def unsubscribe(self, channel: str, *, shared: bool = False) -> None:
         """Handle no more messages of *channel*; one that is not subscribed is ignored.
@@ -334,7 +332,8 @@ class EventQueue:
             if known is not None:
                 return known
         app = names.SHARED if flag("shared", shared) else self._context.app
-        name = names.full(app, names.QUEUE, names.checked("channel", channel))
+        channel = names.checked("channel", channel)
+        name = names.full(app, names.QUEUE, channel)
         if not shared:
             if len(self._full_names) >= _MOST_NAMES:
                 self._full_names.clear()
@@ -358,10 +357,12 @@ class EventQueue:
         await self._open_adapter().publish(name, id, payload, delay=delay, dedup_id=dedup_id)
 
     def _consume(self, subscription: Subscription) -> None:
-        if self._consumes(subscription.topic):
-            self._workers[subscription.full_name] = Worker(
-                subscription, self._context, self._open_adapter()
-            )
+        name = subscription.full_name
+        # An `idle` that is asked here may unsubscribe this channel or any other.
+        if name in self._subscriptions and self._consumes(subscription.topic):
+            worker = Worker(subscription, self._context, self._open_adapter())
+            self._workers[name] = worker
+            worker.begin()
 
     async def _retire(self, worker: Worker) -> None:
         # Without limit: timeouts end every handler, or `drain` does.

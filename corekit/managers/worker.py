@@ -68,7 +68,7 @@ class State(Enum):
 
 
 class Worker:
-    """Consumes one channel, in one start of the App.
+    """Consumes one channel, from `begin` on, in one start of the App.
 
     It never has more runs than slots, and never asks for more than it will start soon.
     """
@@ -109,7 +109,6 @@ class Worker:
         self._suspending = False
         self._calm_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
-        self._go_on()
 
     def __repr__(self) -> str:
         paused = " paused" if self._paused else ""
@@ -117,6 +116,10 @@ class Worker:
             f"<Worker {self._full_name!r} {self._state.name.lower()}{paused} {self._runs!r} "
             f"{self._buffer!r}>"
         )
+
+    def begin(self) -> None:
+        """Ask for messages; `idle` is asked here, and may end this worker."""
+        self._go_on()
 
     # What the adapter calls.
 

@@ -53,6 +53,23 @@ async def test_nothing_is_asked_for_while_not_idle(queue, backend, clock):
     await queue.close()
 
 
+async def test_an_idle_that_unsubscribes(queue, backend, clock):
+    """It may: nothing is asked for any more, though it said yes."""
+
+    async def process(message, context):
+        pass
+
+    def idle():
+        queue.unsubscribe("mail")
+        return True
+
+    source = await consuming(queue, backend, process, idle)
+    await asyncio.sleep(1)
+    assert source.credit == 0
+    assert source.closed
+    await queue.close()
+
+
 async def test_nothing_is_held_ready(queue, backend, clock):
     """With `idle`, no more is asked for than can start, however quick the handlers are."""
 

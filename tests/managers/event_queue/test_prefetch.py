@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from corekit.managers.prefetch import MOST, PrefetchCount
+from corekit.managers.prefetch import MOST, PrefetchBuffer, PrefetchCount
 from corekit.testing import eventually
 
 
@@ -26,6 +26,27 @@ def handler(seconds, seen):
             await asyncio.sleep(wait)
 
     return process
+
+
+def test_what_was_marked_is_held_until_it_is_gone(backend):
+    """Whether it was taken out or given back; what came after the mark does not count."""
+
+    class Consumer:
+        def release(self, delivery, *, started):
+            assert not started
+
+    for leave in ("next", "give_back"):
+        buffer = PrefetchBuffer(Consumer(), lambda: 0.0, in_order=False)
+        assert not buffer.holds_marked
+        buffer.add([backend.delivery(number) for number in range(2)])
+        assert not buffer.holds_marked
+        buffer.mark()
+        buffer.next()
+        assert buffer.holds_marked
+        getattr(buffer, leave)()
+        assert not buffer.holds_marked
+        buffer.add([backend.delivery("later")])
+        assert not buffer.holds_marked
 
 
 def test_how_many_are_held_ready():
