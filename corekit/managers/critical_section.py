@@ -89,10 +89,10 @@ class CriticalSection:
             return self._cancelled and not outside
         return error is None or (isinstance(error, Exception) and not isinstance(error, LockLost))
 
-    def stop(self) -> asyncio.Future[None] | None:
-        """Prepare for the loss of the lease by the running task; return when the block has ended.
+    def expect_loss(self) -> asyncio.Future[None] | None:
+        """Return a future for the end of the block, whose lease the caller is about to take away.
 
-        If the block is run by this very task it will not be cancelled, and None is returned:
+        If the caller is the block's own task it will not be cancelled, and None is returned:
         LockLost at its end is enough.
         """
         if asyncio.current_task() is self._task:

@@ -106,13 +106,12 @@ class LockSession:
         """
         self._closed = True
         leases = list(self.leases.values())
-        stopped = [lease.section.stop() for lease in leases if lease.section is not None]
+        blocks = [lease.section.expect_loss() for lease in leases if lease.section is not None]
         for lease in leases:
             lease.lose(reason)
         try:
-            blocks = [ended for ended in stopped if ended is not None]
-            if blocks:
-                await asyncio.wait(blocks, timeout=unwinding)
+            if ends := [ended for ended in blocks if ended is not None]:
+                await asyncio.wait(ends, timeout=unwinding)
             self.renewals.close()
             await self.tasks.close()
         finally:

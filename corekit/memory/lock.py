@@ -33,6 +33,9 @@ class _Waiter:
         #: When it looks again by itself, because the holder's time is over then.
         self.alarm = 0.0
 
+    def __repr__(self) -> str:
+        return f"<_Waiter {self.name!r} grant={self.grant!r} alarm={self.alarm}>"
+
 
 class LockHub:
     """The locks of one `memory://NAME`, for every loop and thread of the process.
