@@ -195,6 +195,9 @@ class Turns:
             size += len(data)
             if size > _TURN_BYTES:
                 break
+            # To ask is quicker than to fail.
+            if not self._transport.readable():
+                return False
         return True
 
     def _send(self) -> None:
