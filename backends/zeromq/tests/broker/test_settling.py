@@ -1,9 +1,18 @@
 """Settled messages wait for the commit of others; whoever settled them is not told before."""
 
+import asyncio
+import contextlib
+import shutil
+import sqlite3
+import tempfile
 from pathlib import Path
 from typing import Any
 
-from corekit_zeromq.protocol import Op, Reply, decode, encode
+from corekit_zeromq.broker import Broker
+from corekit_zeromq.broker.journal import FILE
+from corekit_zeromq.protocol import MAGIC, VERSION, Op, Reply, decode, encode
+
+from corekit.testing import VirtualClock
 
 from .peer import Bench, Dealer, Peer
 from .test_server import Running
@@ -84,6 +93,45 @@ def test_an_ack_that_a_crash_loses_can_be_repeated(bench: Bench) -> None:
     assert new is not None
     assert not worker.send([Op.ACK, 1, [new]])
     assert worker.send([Op.QUEUE_STATS, 6, "q"])[-1] == [Reply.OK, 6, [0, 0, 0, 0]]
+
+
+def messages_on_disk(data: Path) -> int:
+    """Count the messages that would be found if the broker were killed now."""
+    with tempfile.TemporaryDirectory() as copy:
+        for file in data.glob(f"{FILE}*"):
+            shutil.copy(file, copy)
+        with contextlib.closing(sqlite3.connect(f"{copy}/{FILE}")) as disk:
+            (count,) = disk.execute("SELECT count(*) FROM message").fetchone()
+            return int(count)
+
+
+async def test_an_ack_alone_waits_a_tick_at_most(clock: VirtualClock, tmp_path: Path) -> None:
+    """It is on disk a tenth of a second later, although nobody else has anything to commit."""
+    async with Broker(["tcp://127.0.0.1:*"], tmp_path, clock=clock) as broker:
+        engine, journal = broker._engine, broker._journal
+
+        def turn(*frames: bytes) -> None:
+            engine.begin(clock.monotonic(), clock.time())
+            for frame in frames:
+                engine.receive(b"worker", frame)
+            engine.finish()
+
+        await asyncio.sleep(0)
+        wanted = [[Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1]]
+        turn(
+            encode(0, 0, [[Op.HELLO, MAGIC, VERSION, b"", b"", 0, {}]]),
+            encode(1, 0, [[Op.QUEUE_PUBLISH, 1, "q", "a", b"x", 0, None], *wanted]),
+        )
+        journal.commit()
+        (session,) = engine.sessions
+        (token,) = session.consumers[1].held
+        turn(encode(2, 0, [[Op.ACK, 1, [token]]]))
+        assert journal.pending
+        assert not journal.urgent
+        assert messages_on_disk(tmp_path) == 1
+        await asyncio.sleep(0.101)
+        assert messages_on_disk(tmp_path) == 0
+        assert session.told == 2
 
 
 def test_settled_messages_are_committed_soon(tmp_path: Path) -> None:
