@@ -119,7 +119,7 @@ def main(port: int, count: int, seed: int) -> None:
     context = zmq.Context()
     while sent.total() < count:
         peer = context.socket(zmq.DEALER)
-        peer.linger = 200
+        peer.linger = 5000
         peer.sndtimeo = 5000
         peer.connect(f"tcp://127.0.0.1:{port}")
         if hostile.random.random() < 0.7:
@@ -135,6 +135,9 @@ def main(port: int, count: int, seed: int) -> None:
         if hostile.random.random() < 0.02:
             peer.send(bytes(80 * 1024 * 1024))
             sent["oversized"] += 1
+        if hostile.random.random() < 0.02:
+            peer.send(b"\x93\1\0\xdc\x07\xd0" + (b"\xdc\x10\0" + b"\x90" * 4096) * 2000)
+            sent["heavy"] += 1
         peer.close()
         strangers(port, hostile)
         sent["strangers"] += 3

@@ -203,7 +203,9 @@ class Engine:
         *drained*: everything that came in has been received, so silence is silence.
         """
         for session in self.sessions.expired(self.now) if drained else ():
-            logger.info("session %s was not heard of and has ended", session.name)
+            self.complaints.info(
+                (session.id, "ended"), "session %s was not heard of and has ended", session.name
+            )
             self.end(session, died=True)
         for session in self.sessions.orphaned(self.now, drained=drained):
             logger.info("session %s has ended with its process", session.name)
@@ -323,7 +325,8 @@ class Engine:
         )
 
     def _welcome(self, session: Session, route: bytes, *, resumed: bool) -> None:
-        logger.info("session %s %s", session.name, "goes on" if resumed else "begins")
+        how = "goes on" if resumed else "begins"
+        self.complaints.info((session.id, how), "session %s %s", session.name, how)
         limits = self.limits
         info = {
             "version": self.version,

@@ -20,15 +20,22 @@ class RateLimit:
 
     def warning(self, cause: object, message: str, *arguments: object) -> None:
         """Log a warning that *cause* is responsible for, or count it."""
+        self._log(logging.WARNING, cause, message, *arguments)
+
+    def info(self, cause: object, message: str, *arguments: object) -> None:
+        """Log what is no fault, but may be too often, or count it."""
+        self._log(logging.INFO, cause, message, *arguments)
+
+    def _log(self, level: int, cause: object, message: str, *arguments: object) -> None:
         if cause in self._suppressed or len(self._suppressed) >= _CAUSES:
             self._suppressed[cause] = self._suppressed.get(cause, 0) + 1
             return
         self._suppressed[cause] = 0
-        self._logger.warning(message, *arguments)
+        self._logger.log(level, message, *arguments)
 
     def tell(self) -> None:
         """Say how many lines were suppressed, and begin anew; called about once a second."""
         suppressed = sum(self._suppressed.values())
         self._suppressed.clear()
         if suppressed:
-            self._logger.warning("%d further warnings like these", suppressed)
+            self._logger.warning("%d further lines like these", suppressed)
