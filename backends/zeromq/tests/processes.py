@@ -38,7 +38,8 @@ asyncio.run(main(*sys.argv[1:]))
 class BrokerProcess:
     """A broker on a loopback port, which keeps its port and data over restarts.
 
-    *limits* are fields of `corekit_zeromq.broker.Limits`, *files* those of the keys.
+    *limits* are fields of `corekit_zeromq.broker.Limits`, *files* those of the keys. `options` are
+    what its clients' URLs need, each with its separator.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class BrokerProcess:
     ) -> None:
         self.port = free_port()
         self.data = data
+        self.options = ""
         self.log = data.with_suffix(".log")
         self._files = json.dumps({name: str(path) for name, path in (files or {}).items()})
         self._limits = json.dumps(limits)
@@ -53,7 +55,12 @@ class BrokerProcess:
 
     @property
     def url(self) -> str:
-        return f"zmq://127.0.0.1:{self.port}"
+        return self.url_at(f"127.0.0.1:{self.port}")
+
+    def url_at(self, address: str, **options: float) -> str:
+        """Return the URL that leads to it by way of *address*."""
+        further = "".join(f"&{name}={value}" for name, value in options.items())
+        return f"zmq://{address}?{self.options}{further}".replace("?&", "?").rstrip("?")
 
     @property
     def pid(self) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq
 from corekit_zeromq.cache import Cache
 from corekit_zeromq.settings import Settings
 
@@ -16,17 +15,8 @@ from corekit.errors import AuthenticationFailed, ConfigurationError
 from corekit.testing.contexts import make_context
 
 from .fake_broker import opened
+from .keys import keygen
 from .processes import BrokerProcess
-
-
-def keygen(directory: Path, name: str) -> str:
-    """Write a pair of keys, as `corekit broker keygen` does; return the public one."""
-    public, secret = (key.decode() for key in zmq.curve_keypair())
-    file = directory / f"{name}.key"
-    file.write_text(f'public-key = "{public}"\nsecret-key = "{secret}"\n')
-    file.chmod(0o600)
-    (directory / f"{name}.pub").write_text(f'public-key = "{public}"\n')
-    return public
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,26 @@ from corekit.adapters import Consumer, Delivery
 from corekit.errors import BackendUnavailable
 from corekit.testing import Proxy, eventually
 
+from .conftest import LIMITS
 from .fake_broker import opened
+from .keys import keygen
 from .processes import BrokerProcess
+
+
+@pytest.fixture(params=["plain", "encrypted"])
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[BrokerProcess]:
+    """Return a broker process of this test: the two kinds of links have to bear the same."""
+    files = {}
+    if request.param == "encrypted":
+        keygen(tmp_path, "broker")
+        (tmp_path / "allowed").write_text(f"{keygen(tmp_path, 'client')} client\n")
+        files = {"key_file": tmp_path / "broker.key", "allow_file": tmp_path / "allowed"}
+    process = BrokerProcess(tmp_path / "broker", files=files, **LIMITS)
+    if files:
+        process.options = f"server_key={tmp_path}/broker.pub&key_file={tmp_path}/client.key"
+    process.start()
+    yield process
+    process.kill()
 
 
 class Worker:
@@ -114,7 +133,7 @@ async def through_proxy(broker: BrokerProcess, kind: Any, *args: Any) -> AsyncIt
     """Open an adapter of *kind* behind a proxy; give both."""
     async with (
         Proxy(broker.port) as proxy,
-        opened(kind, f"zmq://{proxy.address}", *args) as adapter,
+        opened(kind, broker.url_at(proxy.address), *args) as adapter,
     ):
         yield adapter, proxy
 
@@ -186,7 +205,7 @@ async def test_a_long_partition_is_noticed(broker: BrokerProcess) -> None:
     """A dead network is noticed by the silence; calls fail in their time, then all goes on."""
     async with (
         Proxy(broker.port) as proxy,
-        opened(EventQueue, f"zmq://{proxy.address}?timeout=1") as producer,
+        opened(EventQueue, broker.url_at(proxy.address, timeout=1)) as producer,
         opened(EventQueue, broker.url) as queue,
     ):
         worker = Worker(queue, "q")
