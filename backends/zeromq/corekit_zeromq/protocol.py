@@ -84,9 +84,10 @@ is the request that it names; LOCK_ACQUIRE is answered nil when its wait is over
 give back what the consumer holds, uncounted. What is held when a session ends otherwise counts a
 death each, and locks of the session are freed.
 
-HELLO's info may hold `name` and `version` (texts, shown by STATUS); WELCOME's holds `version` (of
-the software), `durability` ("full" or "relaxed"), `heartbeat`, `timeout` (seconds) and
-`max_message` (bytes).
+HELLO's info may hold `name` and `version` (texts, shown by STATUS), and `process`, a map of the
+client's `pid`, `started`, `boot` and `namespace` as `ProcessIdentity` has them: a broker that can
+watch this process ends the session when it dies. WELCOME's holds `version` (of the software),
+`durability` ("full" or "relaxed"), `heartbeat`, `timeout` (seconds) and `max_message` (bytes).
 
 `epoch` is a life of the broker; sequence numbers of channels and tokens of deliveries belong to it,
 except that tokens can be claimed in the next one. Durations are seconds, times Unix seconds, codes
