@@ -11,6 +11,7 @@ import threading
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, NoReturn, Self
 
@@ -299,12 +300,8 @@ class App:
         await self.event_queue.start_consuming()
 
     async def _close(self, grace: float) -> None:
-        failures = []
-        try:
-            await self.event_queue.drain(grace)
-        except Exception as error:  # noqa: BLE001 - the rest is closed all the same
-            failures.append(error)
-        failures += await self._close_in_order()
+        self._closers.append(("draining", partial(self.event_queue.drain, grace)))
+        failures = await self._close_in_order()
         logger.info("app %s: stopped", self.name)
         if len(failures) == 1:
             raise failures[0]

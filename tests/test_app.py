@@ -352,6 +352,30 @@ async def test_stopping_from_a_hook_and_a_handler() -> None:
             await eventually(lambda app=app: "closed" in repr(app))
 
 
+def test_a_loop_that_ends_while_the_queue_drains() -> None:
+    """The stopping is cancelled then; everything else is closed all the same."""
+    log: list[str] = []
+    app = App("shop", plugins=[Recorder(log)])
+    handling: list[int] = []
+
+    async def handle(message: int, context: Any) -> None:
+        handling.append(message)
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        app.event_queue.subscribe("jobs", handle)
+        await app.start()
+        await app.event_queue.publish("jobs", 1)
+        await eventually(lambda: handling)
+        stopping.append(asyncio.create_task(app.stop()))
+        await eventually(lambda: "stopping" in repr(app))
+
+    stopping: list[asyncio.Task[None]] = []
+    asyncio.run(main())
+    assert log[-1] == "recorder before_stop"
+    assert "closed" in repr(app)
+
+
 async def test_calls_from_another_loop_are_refused() -> None:
     """Every call from another loop than the App's raises WrongLoop, in each component."""
     async with App("shop") as app:
