@@ -65,7 +65,7 @@ async def test_an_idle_that_unsubscribes(queue, backend, clock):
 
     source = await consuming(queue, backend, process, idle)
     await asyncio.sleep(1)
-    assert source.credit == 0
+    assert source.grants == []
     assert source.closed
     await queue.close()
 
