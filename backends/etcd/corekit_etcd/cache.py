@@ -17,6 +17,7 @@ from .driver import (
     RangeRequest,
     TxnRequest,
     delete,
+    is_text,
     modified_at,
     put,
     range_of,
@@ -150,7 +151,8 @@ class Space:
             start = self._start
             while True:
                 page = await _page(self._client, start, self._end)
-                keys += [found.key[len(self._start) :].decode() for found in page]
+                ends = (found.key[len(self._start) :] for found in page)
+                keys += [end.decode() for end in ends if is_text(end)]
                 if len(page) < _PAGE:
                     return keys
                 start = _next(page[-1].key)

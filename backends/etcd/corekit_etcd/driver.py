@@ -57,6 +57,7 @@ __all__ = [
     "WatchRequest",
     "created_at",
     "delete",
+    "is_text",
     "keeping_lease",
     "keeping_value",
     "modified_at",
@@ -186,3 +187,12 @@ def created_at(key: bytes, revision: int) -> Compare:
 def modified_at(key: bytes, revision: int) -> Compare:
     """Return the condition that *key* was last written at *revision*."""
     return Compare(result=Compare.EQUAL, target=Compare.MOD, key=key, mod_revision=revision)
+
+
+def is_text(key: bytes) -> bool:
+    """Tell whether *key* is UTF-8, as ours are; other programs may write between them."""
+    try:
+        key.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -11,7 +11,7 @@ from corekit.adapters import Member
 from corekit.errors import BackendUnavailable
 
 from .client import Client
-from .driver import Call, RangeRequest
+from .driver import Call, RangeRequest, is_text
 from .watch import Watches
 
 logger = logging.getLogger("corekit.etcd")
@@ -59,7 +59,9 @@ class Members:
         members = [
             self._member(found)
             for found in answer.kvs
-            if found.value.startswith(SHOWN) and found.key[len(start) - 1 :].startswith(covered)
+            if found.value.startswith(SHOWN)
+            and found.key[len(start) - 1 :].startswith(covered)
+            and is_text(found.key)
         ]
         return Seen(members, answer.header.revision)
 
