@@ -196,6 +196,8 @@ async def _work(client: Client, resource: Resource, token: int) -> None:
         time.sleep(client.pause("block", 0.01))  # noqa: ASYNC251
         resource.use(name, token)
         await asyncio.sleep(client.pause("work", 0.01))
+        if client.ended.is_set():
+            return
 
 
 class Resource:
