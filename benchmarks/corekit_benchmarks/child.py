@@ -77,6 +77,9 @@ async def play(orders: dict[str, Any], link: ChildLink) -> None:
 def _reason(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
+    if isinstance(error, NotImplementedError):
+        # A peer says in a sentence what it does not offer.
+        return str(error)
     return f"{type(error).__name__}: {error}"
 
 
