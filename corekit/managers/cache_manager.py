@@ -252,6 +252,7 @@ class CacheManager:
             definition.keyspace,
             self._loads,
             self._context.clock,
+            self._gate,
         )
         self._flights.append(flights)
         return Cache(name, definition.ttl, definition.keyspace, flights, self._outbox, self._gate)

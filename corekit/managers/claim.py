@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from itertools import count
 
 from ..adapters import Stored
-from ..errors import BackendError, CorekitError
+from ..errors import BackendError, CorekitError, OutcomeUnknown
 from ..tasks import TaskOwner
 from .cache_entry import PASSED, Entry
 from .keyspace import Keyspace
@@ -132,8 +132,14 @@ async def take(
             await watch.pause()
         else:
             claimed = (entry or Entry(None, PASSED)).claimed(mark, now + CLAIM_LIFETIME)
-            if await keyspace.swap(key, claimed, stored):
-                return Claim(keyspace, key, mark, own=True)
+            claim = Claim(keyspace, key, mark, own=True)
+            try:
+                if await keyspace.swap(key, claimed, stored):
+                    return claim
+            except (asyncio.CancelledError, OutcomeUnknown):
+                # It may be there all the same.
+                await claim.release()
+                raise
         stored = await keyspace.space.get(key)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from ..adapters import Stored
 from ..clock import Clock
 from ..errors import BackendError, InvalidArgument
+from ..lifecycle import Gate
 from ..tasks import TaskOwner, is_being_cancelled
 from .cache_entry import PASSED, Entry
 from .claim import Claim, take
@@ -55,13 +56,20 @@ class SingleFlight:
     """The loads of one cache: at most one runs for a key, unless what it loads is outdated."""
 
     def __init__(
-        self, cache: str, instance: str, keyspace: Keyspace, tasks: TaskOwner, clock: Clock
+        self,
+        cache: str,
+        instance: str,
+        keyspace: Keyspace,
+        tasks: TaskOwner,
+        clock: Clock,
+        gate: Gate,
     ) -> None:
         self._cache = cache
         self._instance = instance
         self._keyspace = keyspace
         self._tasks = tasks
         self._monotonic = clock.monotonic
+        self._gate = gate
         self._flights: dict[str, Flight] = {}
 
     def __repr__(self) -> str:
@@ -104,6 +112,8 @@ class SingleFlight:
         self._flights.clear()
 
     def _start(self, key: str, load: Load, stored: Stored | None) -> Flight:
+        # The App may have been stopped while the entry was read: nobody would end the load.
+        self._gate.check()
         flight = Flight(key)
         flight.task = self._tasks.spawn(
             self._run(flight, load, stored), name=f"load {key!r}", context=flight.context()

@@ -92,3 +92,33 @@ async def test_a_creation_that_is_cancelled(remote):
             if ended:
                 break
         assert ended
+
+
+async def test_a_stop_in_the_middle_of_a_load(remote):
+    """Wherever in a load an instance stops, others need not wait until its claim ends.
+
+    It loads nothing itself any more.
+    """
+    calls = 0
+
+    async def load():
+        nonlocal calls
+        calls += 1
+        await asyncio.sleep(0)
+        return "value"
+
+    for steps in range(30):
+        key = f"key {steps}"
+        async with remote.running("a", "b") as (a, b):
+            waiting = asyncio.create_task(a.default.wrap(key, load, coalesce="cluster"))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            stopped = not waiting.done()
+            await a.close()
+            before = calls
+            await asyncio.gather(waiting, return_exceptions=True)
+            assert calls == before, steps
+            begin = remote.clock.monotonic()
+            assert await b.default.wrap(key, load, coalesce="cluster") == "value"
+            assert remote.clock.monotonic() - begin < 1, steps
+    assert not stopped
