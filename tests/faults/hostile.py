@@ -119,7 +119,7 @@ def main(port: int, count: int, seed: int) -> None:
     context = zmq.Context()
     while sent.total() < count:
         peer = context.socket(zmq.DEALER)
-        peer.linger = 5000
+        peer.linger = 200
         peer.sndtimeo = 5000
         peer.connect(f"tcp://127.0.0.1:{port}")
         if hostile.random.random() < 0.7:
@@ -136,7 +136,7 @@ def main(port: int, count: int, seed: int) -> None:
             peer.send(bytes(80 * 1024 * 1024))
             sent["oversized"] += 1
         if hostile.random.random() < 0.02:
-            peer.send(b"\x93\1\0\xdc\x07\xd0" + (b"\xdc\x10\0" + b"\x90" * 4096) * 2000)
+            peer.send(b"\x93\1\0\xdc\0\x50" + (b"\xdc\x10\0" + b"\x90" * 4096) * 80)
             sent["heavy"] += 1
         peer.close()
         strangers(port, hostile)
