@@ -207,8 +207,10 @@ class Engine:
                 (session.id, "ended"), "session %s was not heard of and has ended", session.name
             )
             self.end(session, died=True)
-        for session in self.sessions.orphaned(self.now, drained=drained):
-            logger.info("session %s has ended with its process", session.name)
+        for session in self.sessions.orphans.over(self.now, drained=drained):
+            self.complaints.info(
+                (session.id, "ended"), "session %s has ended with its process", session.name
+            )
             self.end(session, died=True)
         if drained:
             self.sessions.all_read()
@@ -377,7 +379,7 @@ class Engine:
         """
         for consumer in session.consumers.values():
             self.queues.revoke(consumer)
-        self.sessions.orphan(now, session)
+        self.sessions.orphans.add(now, session)
 
     def drop(self, route: bytes) -> None:
         """End the session of a connection because of a fault of ours."""

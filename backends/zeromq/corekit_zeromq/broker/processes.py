@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import resource
 from collections.abc import Callable
@@ -13,8 +12,6 @@ from ..process_identity import ProcessIdentity, own_identity, start_time
 
 if TYPE_CHECKING:
     from .sessions import Session
-
-logger = logging.getLogger("corekit.broker")
 
 #: The part of the descriptors which the broker may open that watching may use.
 _SHARE = 4
@@ -79,7 +76,6 @@ class Processes:
     def _ended(self, process: ProcessIdentity) -> None:
         sessions = self._watched[process].sessions
         self._close(process)
-        logger.info("process %d has died, sessions: %d", process.pid, len(sessions))
         for session in sessions:
             self._died(session)
 

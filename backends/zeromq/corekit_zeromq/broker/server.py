@@ -223,10 +223,10 @@ class Broker:
             return
         self._transport = None
         self._ticker.cancel()
+        await self._turns.close()
         self._processes.close()
         if self._look is not None:
             self._look.cancel()
-        await self._turns.close()
         if self._authenticator is not None:
             self._authenticator.stop(self._loop)
         transport.close()

@@ -13,6 +13,7 @@ import msgpack
 
 from ..process_identity import ProcessIdentity
 from ..protocol import FRAME_ALLOWANCE, Reply
+from .orphans import Orphans
 
 if TYPE_CHECKING:
     from .consumer import Consumer
@@ -28,10 +29,6 @@ pack = msgpack.Packer(autoreset=True).pack
 #: exceeds the largest payload by more than what the protocol allows.
 _FRAME = FRAME_ALLOWANCE // 2
 
-#: How long the end of a dead process's connection is waited for in silence, in seconds: what it
-#: said before comes first. Another process, or a proxy, may hold the connection open.
-_LAST_WORDS = 0.25
-
 
 class Frame(NamedTuple):
     """A frame that was made and not acknowledged. Commands are shared among sessions."""
@@ -39,20 +36,6 @@ class Frame(NamedTuple):
     number: int
     commands: list[bytes]
     size: int
-
-
-class Orphan:
-    """What is known of a session since its process has died."""
-
-    __slots__ = ("received", "until")
-
-    def __init__(self, received: int, until: float) -> None:
-        self.received = received
-        self.until = until
-        """When it ends, if it says nothing more."""
-
-    def __repr__(self) -> str:
-        return f"<Orphan received={self.received} until={self.until:.3f}>"
 
 
 class Session:
@@ -241,8 +224,7 @@ class Sessions:
         self._by_route: dict[bytes, Session] = {}
         self.ready: dict[Session, None] = {}
         """Sessions that have something to send."""
-        self.orphans: dict[Session, Orphan] = {}
-        """Sessions whose process has died."""
+        self.orphans = Orphans()
         self._lost: dict[Session, None] = {}
         rows = journal.execute("SELECT id, secret FROM session").fetchall()
         self._former: dict[bytes, bytes] = dict(rows)
@@ -344,14 +326,10 @@ class Sessions:
             session.process = process
 
     def _unwatch(self, session: Session) -> None:
-        self.orphans.pop(session, None)
+        self.orphans.discard(session)
         if self._processes is not None and session.process is not None:
             self._processes.forget(session, session.process)
             session.process = None
-
-    def orphan(self, now: float, session: Session) -> None:
-        """Take note that the process of *session* has died."""
-        self.orphans[session] = Orphan(session.received, now + _LAST_WORDS)
 
     def heard(self, session: Session, now: float) -> None:
         """Take note that *session* is alive."""
@@ -386,20 +364,6 @@ class Sessions:
     def expired(self, now: float) -> list[Session]:
         """Return the sessions that were not heard of for too long."""
         return [session for session in self._by_id.values() if session.deadline <= now]
-
-    def orphaned(self, now: float, *, drained: bool) -> list[Session]:
-        """Return the sessions whose process has died and will not be heard of again.
-
-        *drained*: everything that came in was read, after the connections which have gone had.
-        """
-        over = []
-        for session, orphan in self.orphans.items():
-            if session.received != orphan.received:
-                orphan.received = session.received
-                orphan.until = now + _LAST_WORDS
-            elif (drained and session.route is None) or orphan.until <= now:
-                over.append(session)
-        return over
 
     def extend(self, seconds: float) -> None:
         """Give every session *seconds* more: the broker itself was not there to hear them."""
