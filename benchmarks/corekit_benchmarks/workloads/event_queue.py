@@ -94,14 +94,21 @@ class Latency:
 
 
 class Depth:
-    """Throughput while many messages wait, and what they cost the server."""
+    """Throughput while many messages wait, and what they cost the server.
+
+    A consumer that has enough to do may take more than is published meanwhile: the rate is the mean
+    of both, since every message is published once and acknowledged once.
+    """
 
     about = About(
         "queue.depth",
         "event_queue",
-        "publish to acknowledged while {depth} messages wait, {payload} B, {in_flight} in flight",
+        "publishing and acknowledging, the mean of both, while {depth} messages wait, "
+        "{payload} B, {in_flight} in flight",
         (
             RATE,
+            Figure("published", "/s", "more"),
+            Figure("acknowledged", "/s", "more"),
             Figure("filling", "/s", "more"),
             Figure("server memory for the depth", "B", "less"),
         ),
@@ -122,7 +129,12 @@ class Depth:
             await role.receive()
         consumer.send(consume=True)
         outcome = await Flow([producer], [consumer], total=sum).run(_WINDOW)
-        figures = {"rate": outcome.rate}
+        published, acknowledged = outcome.sent / outcome.seconds, outcome.rate
+        figures = {
+            "rate": (published + acknowledged) / 2,
+            "published": published,
+            "acknowledged": acknowledged,
+        }
         if stage.settings.depth:
             figures["filling"] = stage.settings.depth / filled["seconds"]
             if before is not None and after is not None:

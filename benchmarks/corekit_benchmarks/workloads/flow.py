@@ -55,9 +55,14 @@ class Outcome:
     """How long each publish took, of those that were timed; sorted."""
 
     @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.end - self.begin
+
+    @property
     def rate(self) -> float:
         """How many messages a second were handled by each."""
-        return max(0, self.handled - self.warm_up) / (self.end - self.begin)
+        return max(0, self.handled - self.warm_up) / self.seconds
 
     @property
     def lost(self) -> float:
