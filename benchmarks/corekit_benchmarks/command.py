@@ -99,7 +99,7 @@ def _file(name: str, explanation: str, *, exists: bool = False) -> Callable[[_Co
     "--full",
     is_flag=True,
     help="Everything: memory, a broker, etcd, all peers, all curves. Takes two hours; with "
-    "--repeat 3 --duration 1 --patience 40 three quarters of one.",
+    "--repeat 3 --duration 1.5 --patience 40 three quarters of one.",
 )
 @click.option(
     "--data",
