@@ -272,8 +272,8 @@ class Broker:
         self._engine.orphan(self._clock.monotonic(), session)
         if self._look is not None:
             self._look.cancel()
-        # Not at once: a message must not go from one dead process to another whose death stands next
-        # in line.
+        # Not at once: a message must not go from one dead process to another, whose death stands
+        # next in line.
         self._look = self._loop.call_soon(self._look_after_orphans, _FIRST_LOOK)
 
     def _look_after_orphans(self, pause: float) -> None:
