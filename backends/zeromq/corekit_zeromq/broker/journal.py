@@ -11,7 +11,7 @@ import msgpack
 
 from corekit.arguments import shown
 
-from .records import ChannelRow, Head, Message, checksum, is_sound
+from .records import ChannelRow, Head, Message, checked, checksum, is_sound
 from .schema import PAGE, connect
 
 FILE = "journal.sqlite3"
@@ -341,11 +341,7 @@ class Journal:
         rows = self._db.execute(
             "SELECT id, name, messages, bytes, timed, dead FROM channel WHERE name IS NOT NULL"
         )
-        found = [ChannelRow(*row) for row in rows]
-        for row in found:
-            if not all(type(count) is int and count >= 0 for count in row[2:]):
-                raise ValueError(f"the counts of the queue {shown(row.name)} are none")
-        return found
+        return [checked(ChannelRow(*row)) for row in rows]
 
     def add_channel(self, name: str) -> int:
         """Add a queue and return its number."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import zlib
 from typing import NamedTuple
 
+from corekit.arguments import shown
+
 #: More attempts than there can have been: they travel in 32 bits.
 _MOST = 1 << 32
 
@@ -43,6 +45,13 @@ class ChannelRow(NamedTuple):
     bytes: int
     timed: int
     dead: int
+
+
+def checked(row: ChannelRow) -> ChannelRow:
+    """Return *row*; raises ValueError if its counts are none."""
+    if not all(type(count) is int and count >= 0 for count in row[2:]):
+        raise ValueError(f"the counts of the queue {shown(row.name)} are none")
+    return row
 
 
 def is_sound(message: Message, crc: object) -> bool:
