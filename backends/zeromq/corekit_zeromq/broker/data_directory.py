@@ -14,13 +14,11 @@ from typing import NamedTuple
 
 from . import exits
 from .exits import BrokerRefused
+from .records import LAST_SEQ
 
 logger = logging.getLogger("corekit.broker")
 
 _HIGH_WATER = "high-water.json"
-
-#: More than any number of a message; twice as much is more than the journal can hold.
-_MOST = 1 << 62
 
 
 class HighWater(NamedTuple):
@@ -140,7 +138,7 @@ class DataDirectory:
         ) as error:
             logger.warning("the high-water mark in %s cannot be read: %s", self.path, error)
             return None
-        if not (0 <= found.seq < _MOST and math.isfinite(found.wall)):
+        if not (0 <= found.seq <= LAST_SEQ and math.isfinite(found.wall)):
             logger.warning("the high-water mark in %s makes no sense: %s", self.path, found)
             return None
         return found

@@ -10,8 +10,21 @@ from typing import Any, Protocol
 import msgpack
 
 from corekit.arguments import shown
+from corekit.errors import BackendRefused
 
-from .records import ChannelRow, Head, Message, checked, checksum, is_sound
+from .records import (
+    LAST_CHANNEL,
+    LAST_SEQ,
+    TIMED,
+    ChannelRow,
+    Head,
+    Message,
+    checked,
+    checksum,
+    is_sound,
+    place_of,
+    read_place,
+)
 from .schema import PAGE, connect
 
 FILE = "journal.sqlite3"
@@ -26,6 +39,11 @@ class Counted(Protocol):
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return messages, bytes, timed, dead, and the id of the channel."""
         ...
+
+
+def _range(channel: int, after: int = 0) -> tuple[int, int]:
+    """Return the places around the messages of *channel* without delay, from behind *after* on."""
+    return place_of(channel, after, timed=False), place_of(channel, 0, timed=True)
 
 
 class Journal:
@@ -52,8 +70,9 @@ class Journal:
         self._published_at = 0.0
         self._last = 0
         try:
-            self.last = self.meta("seq")
+            self.last = self._last_seq()
             """The seq of the newest message that is committed."""
+            self._channel = self._last_channel()
         except BaseException:
             self._db.close()
             raise
@@ -70,6 +89,20 @@ class Journal:
         return self._begun or bool(
             self._inserts or self._deletes or self._postponed or self._deaths or self._changed
         )
+
+    def _last_seq(self) -> int:
+        seq = self.meta("seq")
+        if seq > LAST_SEQ:
+            raise ValueError(f"message {seq} is more than a journal can hold")
+        return seq
+
+    def _last_channel(self) -> int:
+        (first, last) = self._db.execute("SELECT min(id), max(id) FROM channel").fetchone()
+        if first is None:
+            return 0
+        if not 0 < first <= last <= LAST_CHANNEL:
+            raise ValueError(f"{first} to {last} are no numbers of queues")
+        return int(last)
 
     # -- the transaction
 
@@ -120,7 +153,9 @@ class Journal:
         db = self._begin()
         if self._inserts:
             self._wrote = True
-            db.executemany("INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?,?)", self._inserts)
+            if self._last > LAST_SEQ:
+                raise sqlite3.DataError(f"message {self._last} is more than a journal can hold")
+            db.executemany("INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?)", self._inserts)
             self.set_meta("seq", self._last)
             self._inserts.clear()
             db.execute(
@@ -131,16 +166,16 @@ class Journal:
         if self._postponed:
             self._wrote = True
             db.executemany(
-                "UPDATE message SET due=?, delay=?, attempts=?, deaths=? WHERE seq=?",
+                "UPDATE message SET place=?, due=?, delay=?, attempts=?, deaths=? WHERE place=?",
                 self._postponed,
             )
             self._postponed.clear()
         if self._deaths:
             self._wrote = True
-            db.executemany("UPDATE message SET deaths=? WHERE seq=?", self._deaths)
+            db.executemany("UPDATE message SET deaths=? WHERE place=?", self._deaths)
             self._deaths.clear()
         if self._deletes:
-            db.executemany("DELETE FROM message WHERE seq=?", self._deletes)
+            db.executemany("DELETE FROM message WHERE place=?", self._deletes)
             self._deletes.clear()
         return db
 
@@ -160,10 +195,10 @@ class Journal:
         wall: float,
     ) -> None:
         """Add *message* to *channel*, whose name is *name*, published at *wall*."""
-        seq, id_, body, attempts, deaths, published_at, _ = message
+        seq, id_, body, attempts, deaths, published_at, timed = message
         self._inserts.append(
             (
-                seq, channel, id_, due, delay, attempts, deaths,
+                place_of(channel, seq, timed=timed), id_, due, delay, attempts, deaths,
                 published_at, checksum(seq, id_, body), body,
             )
         )  # fmt: skip
@@ -171,19 +206,17 @@ class Journal:
         self._published_at = wall
         self._last = seq
 
-    def delete(self, seq: int) -> None:
+    def delete(self, place: int) -> None:
         """Remove a message that is done."""
-        self._deletes.append((seq,))
+        self._deletes.append((place,))
 
-    def update(
-        self, seq: int, due: float | None, delay: float | None, attempts: int, deaths: int
-    ) -> None:
-        """Change when a message is due, and how often it failed."""
-        self._postponed.append((due, delay, attempts, deaths, seq))
+    def postpone(self, place: int, to: int, due: float, delay: float, attempts: int) -> None:
+        """Change when a message is due, and with that its place; and how often it failed."""
+        self._postponed.append((to, due, delay, attempts, 0, place))
 
-    def set_deaths(self, seq: int, deaths: int) -> None:
+    def set_deaths(self, place: int, deaths: int) -> None:
         """Change how many deliveries in a row ended by their consumer's death."""
-        self._deaths.append((deaths, seq))
+        self._deaths.append((deaths, place))
 
     def count(self, queue: Counted) -> None:
         """Keep the counts of *queue* with the next commit."""
@@ -198,15 +231,15 @@ class Journal:
         and the seq up to which was read.
         """
         rows = self._read().execute(
-            "SELECT seq, id, body, attempts, deaths, published_at, crc FROM message "
-            "WHERE channel=? AND due IS NULL AND seq>? ORDER BY seq LIMIT ?",
-            (channel, after, count),
+            "SELECT place, id, body, attempts, deaths, published_at, crc FROM message "
+            "WHERE place>? AND place<? ORDER BY place LIMIT ?",
+            (*_range(channel, after), count),
         )
         messages: list[Message] = []
         damaged: list[int] = []
         last = after
-        for seq, id_, body, attempts, deaths, published_at, crc in rows:
-            last = seq
+        for place, id_, body, attempts, deaths, published_at, crc in rows:
+            last = seq = place & LAST_SEQ
             message = Message(seq, id_, body, attempts, deaths, published_at, False)
             if not is_sound(message, crc):
                 damaged.append(seq)
@@ -223,67 +256,72 @@ class Journal:
     ) -> list[tuple[float, int, float]]:
         """Read (due, seq, delay) of delayed messages, the first due first, from behind *after*."""
         rows = self._read().execute(
-            "SELECT due, seq, delay FROM message WHERE channel=?1 AND due>=?2 "
-            "AND (due>?2 OR seq>?3) ORDER BY due, seq LIMIT ?4",
-            (channel, *after, count),
+            "SELECT due, place, delay FROM message WHERE place>>45=?1 AND due>=?2 "
+            "AND (due>?2 OR place>?3) ORDER BY due, place LIMIT ?4",
+            (channel, after[0], place_of(channel, after[1], timed=True), count),
         )
-        return rows.fetchall()
+        return [(due, place & LAST_SEQ, delay) for due, place, delay in rows]
 
     def count_due(self, channel: int, after: tuple[float, int], until: float) -> int:
         """Count the delayed messages behind *after* that are due at *until*."""
         row = self._one(
-            "SELECT count(*) FROM message WHERE channel=?1 AND due>=?2 AND due<=?4 "
-            "AND (due>?2 OR seq>?3)",
-            (channel, *after, until),
+            "SELECT count(*) FROM message WHERE place>>45=?1 AND due>=?2 AND due<=?4 "
+            "AND (due>?2 OR place>?3)",
+            (channel, after[0], place_of(channel, after[1], timed=True), until),
         )
         return 0 if row is None else int(row[0])
 
     def clamp_due(self, channel: int, wall: float) -> None:
         """Let no message of *channel* be due later than its whole delay from *wall* on."""
         self._write().execute(
-            "UPDATE message SET due=?2+delay WHERE channel=?1 AND due>?2 AND due>?2+delay",
+            "UPDATE message SET due=?2+delay WHERE place>>45=?1 AND due>?2 AND due>?2+delay",
             (channel, wall),
         )
 
-    def message(self, seq: int) -> Message | None:
+    def message(self, place: int) -> Message | None:
         """Read one message; None if it is damaged or not there."""
         row = self._one(
-            "SELECT id, body, attempts, deaths, published_at, due, crc FROM message WHERE seq=?",
-            (seq,),
+            "SELECT id, body, attempts, deaths, published_at, crc FROM message WHERE place=?",
+            (place,),
         )
         if row is None:
             return None
-        id_, body, attempts, deaths, published_at, due, crc = row
-        message = Message(seq, id_, body, attempts, deaths, published_at, due is not None)
+        id_, body, attempts, deaths, published_at, crc = row
+        seq, timed = read_place(place)
+        message = Message(seq, id_, body, attempts, deaths, published_at, timed)
         return message if is_sound(message, crc) else None
 
-    def head(self, seq: int) -> Head | None:
-        """Read what is known of a message without its body."""
+    def head(self, channel: int, seq: int) -> Head | None:
+        """Read what is known of a message without its body; None if *channel* has none such."""
+        if seq > LAST_SEQ:
+            return None
+        timed = place_of(channel, seq, timed=True)
         row = self._one(
-            "SELECT channel, attempts, deaths, due, length(body) FROM message WHERE seq=?",
-            (seq,),
+            "SELECT place=?2, attempts, deaths, due, length(body) FROM message "
+            "WHERE place IN (?1,?2)",
+            (place_of(channel, seq, timed=False), timed),
         )
-        return None if row is None else Head(*row)
+        return None if row is None else Head(bool(row[0]), *row[1:])
 
     def oldest(self, channel: int) -> float | None:
         """Return when the first message without delay was published."""
         row = self._one(
-            "SELECT published_at FROM message WHERE channel=? AND due IS NULL ORDER BY seq LIMIT 1",
-            (channel,),
+            "SELECT published_at FROM message WHERE place>? AND place<? ORDER BY place LIMIT 1",
+            _range(channel),
         )
         return None if row is None else float(row[0])
 
     # -- dead letters
 
-    def bury(self, seq: int, attempts: int, error: str, died_at: float | None = None) -> None:
+    def bury(self, place: int, attempts: int, error: str, died_at: float | None = None) -> None:
         """Make a message a dead letter; without *died_at* it died when it was published."""
         db = self._write()
         db.execute(
-            "INSERT INTO dead SELECT seq, channel, id, ?, ?, coalesce(?, published_at), "
-            "published_at, crc, body FROM message WHERE seq=?",
-            (attempts, error, died_at, seq),
+            "INSERT INTO dead SELECT ?, id, ?, ?, coalesce(?, published_at), "
+            "published_at, crc, body FROM message WHERE place=?",
+            (place & ~TIMED, attempts, error, died_at, place),
         )
-        db.execute("DELETE FROM message WHERE seq=?", (seq,))
+        db.execute("DELETE FROM message WHERE place=?", (place,))
 
     def dead_letters(
         self, channel: int, count: int, size: int
@@ -293,9 +331,9 @@ class Journal:
         At most *count*, and about *size* bytes.
         """
         rows = self._write().execute(
-            "SELECT id, CAST(body AS BLOB), error, attempts, died_at FROM dead WHERE seq IN "
-            "(SELECT seq FROM dead WHERE channel=? ORDER BY seq LIMIT ?) ORDER BY seq",
-            (channel, count),
+            "SELECT id, CAST(body AS BLOB), error, attempts, died_at FROM dead "
+            "WHERE place>? AND place<? ORDER BY place LIMIT ?",
+            (*_range(channel), count),
         )
         letters = []
         for row in rows:
@@ -313,13 +351,13 @@ class Journal:
         """
         db = self._write()
         row = db.execute(
-            "SELECT seq, CAST(body AS BLOB), published_at, crc FROM dead "
-            "WHERE channel=? AND id=? ORDER BY seq",
+            "SELECT place, CAST(body AS BLOB), published_at, crc FROM dead "
+            "WHERE place>>45=? AND id=? ORDER BY place",
             (channel, id),
         ).fetchone()
-        if row is None or checksum(row[0], id, row[1]) != row[3]:
+        if row is None or checksum(row[0] & LAST_SEQ, id, row[1]) != row[3]:
             return None
-        db.execute("DELETE FROM dead WHERE seq=?", (row[0],))
+        db.execute("DELETE FROM dead WHERE place=?", (row[0],))
         return row[1], row[2]
 
     def trim_dead(self, channel: int, count: int) -> int:
@@ -327,9 +365,9 @@ class Journal:
         return (
             self._write()
             .execute(
-                "DELETE FROM dead WHERE seq IN "
-                "(SELECT seq FROM dead WHERE channel=? ORDER BY seq LIMIT ?)",
-                (channel, count),
+                "DELETE FROM dead WHERE place IN "
+                "(SELECT place FROM dead WHERE place>? AND place<? ORDER BY place LIMIT ?)",
+                (*_range(channel), count),
             )
             .rowcount
         )
@@ -344,40 +382,58 @@ class Journal:
         return [checked(ChannelRow(*row)) for row in rows]
 
     def add_channel(self, name: str) -> int:
-        """Add a queue and return its number."""
-        cursor = self._write().execute("INSERT INTO channel VALUES (NULL,?,0,0,0,0)", (name,))
-        return int(cursor.lastrowid or 0)
+        """Add a queue and return its number; raises BackendRefused if there is none left."""
+        number = self._free_channel()
+        self._write().execute("INSERT INTO channel VALUES (?,?,0,0,0,0)", (number, name))
+        return number
+
+    def _free_channel(self) -> int:
+        for _ in range(LAST_CHANNEL):
+            self._channel = self._channel % LAST_CHANNEL + 1
+            if self._one("SELECT 1 FROM channel WHERE id=?", (self._channel,)) is None:
+                return self._channel
+        raise BackendRefused("there is no number left for another queue; purged ones keep theirs")
 
     def remove_channel(self, channel: int) -> None:
         """Forget an empty queue."""
         self._write().execute("DELETE FROM channel WHERE id=?", (channel,))
 
-    def purge(self, channel: int, name: str, kept: Iterable[int]) -> int:
-        """Drop everything in *channel* but the messages *kept*; return the queue's new number.
+    def purge(self, channel: int, name: str, kept: Iterable[tuple[int, bool]]) -> int:
+        """Drop everything in *channel* but what is *kept*; return the queue's new number.
 
-        Takes no longer for a long queue: what is dropped is removed by `sweep`.
+        *kept*: seq of each, and whether it is timed. Takes no longer for a long queue: what is
+        dropped is removed by `sweep`. Raises BackendRefused if no number is left.
         """
+        new = self._free_channel()
         db = self._write()
         db.execute("UPDATE channel SET name=NULL WHERE id=?", (channel,))
-        new = self.add_channel(name)
-        db.executemany("UPDATE message SET channel=? WHERE seq=?", [(new, seq) for seq in kept])
+        db.execute("INSERT INTO channel VALUES (?,?,0,0,0,0)", (new, name))
+        db.executemany(
+            "UPDATE message SET place=? WHERE place=?",
+            [
+                (place_of(new, seq, timed=timed), place_of(channel, seq, timed=timed))
+                for seq, timed in kept
+            ],
+        )
         return new
 
     def sweep(self, count: int) -> bool:
         """Remove at most *count* rows that were purged; return whether there may be more."""
-        row = self._db.execute("SELECT id FROM channel WHERE name IS NULL LIMIT 1").fetchone()
-        if row is None:
-            return False
-        db = self._write()
-        for table in ("message", "dead"):
-            removed = db.execute(
-                f"DELETE FROM {table} WHERE seq IN "  # noqa: S608 - two names from right here
-                f"(SELECT seq FROM {table} WHERE channel=? LIMIT ?)",
-                (row[0], count),
+        while count > 0:
+            row = self._db.execute("SELECT id FROM channel WHERE name IS NULL LIMIT 1").fetchone()
+            if row is None:
+                return False
+            (channel,) = row
+            db = self._write()
+            count -= db.execute(
+                "DELETE FROM message WHERE place IN "
+                "(SELECT place FROM message WHERE place>? AND place<? LIMIT ?)",
+                (place_of(channel, 0, timed=False), place_of(channel + 1, 0, timed=False), count),
             ).rowcount
-            if removed >= count:
-                return True
-        db.execute("DELETE FROM channel WHERE id=?", row)
+            count -= self.trim_dead(channel, max(0, count))
+            if count > 0:
+                count -= 1
+                db.execute("DELETE FROM channel WHERE id=?", row)
         return True
 
     # -- small facts

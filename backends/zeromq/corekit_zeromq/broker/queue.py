@@ -10,7 +10,7 @@ from heapq import heapify, heappop, heappush, nsmallest
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
 from .limits import Limits, Memory
-from .records import ChannelRow, Head, Message
+from .records import ChannelRow, Head, Message, place_of
 
 logger = logging.getLogger("corekit.broker.queue")
 
@@ -40,6 +40,8 @@ class Queue:
         self.used_at = 0.0
         #: When the queue is to be looked at for what is due.
         self.alarm: float | None = None
+        #: Whether the last dead letter was one too many: that is said once.
+        self._drops = False
         self._journal = journal
         self._limits = limits
         self._memory = memory
@@ -176,8 +178,8 @@ class Queue:
             if not self._ready and self._backlog:
                 self._read_ready(count - len(taken))
             if self._returned and (not self._ready or self._returned[0][0] < self._ready[0].seq):
-                seq, _ = heappop(self._returned)
-                message = self._journal.message(seq)
+                seq, timed = heappop(self._returned)
+                message = self._journal.message(place_of(self.id, seq, timed=timed))
                 if message is None:
                     self._bury_damaged(seq)
                     continue
@@ -221,12 +223,13 @@ class Queue:
             self._bury_damaged(seq)
 
     def _bury_damaged(self, seq: int) -> None:
-        head = self._journal.head(seq)
+        head = self._journal.head(self.id, seq)
         logger.error("queue %r: message %d is damaged, and becomes a dead letter", self.name, seq)
         if head is not None:
-            self._journal.bury(seq, head.attempts, "the message was damaged on disk")
+            place = place_of(self.id, seq, timed=head.timed)
+            self._journal.bury(place, head.attempts, "the message was damaged on disk")
             self.dead += 1
-            self.forget(head.size, timed=head.due is not None)
+            self.forget(head.size, timed=head.timed)
 
     def forget(self, size: int, *, timed: bool) -> None:
         """Count one message less."""
@@ -277,10 +280,13 @@ class Queue:
 
     # -- deliveries end
 
+    def _place(self, held: Held) -> int:
+        return place_of(self.id, held.seq, timed=held.timed)
+
     def settle(self, held: Held) -> None:
         """Forget a message whose delivery ended well."""
         self.in_flight -= 1
-        self._journal.delete(held.seq)
+        self._journal.delete(self._place(held))
         self._aside.pop(held.seq, None)
         self.forget(held.size, timed=held.timed)
 
@@ -289,24 +295,27 @@ class Queue:
         self.in_flight -= 1
         heappush(self._returned, (held.seq, held.timed))
         if died:
-            self._journal.set_deaths(held.seq, held.deaths + 1)
+            self._journal.set_deaths(self._place(held), held.deaths + 1)
 
     def bury(self, held: Held, error: str, wall: float) -> None:
         """Make a message a dead letter."""
         self.in_flight -= 1
-        self._journal.bury(held.seq, held.attempts + 1, error, wall)
+        self._journal.bury(self._place(held), held.attempts + 1, error, wall)
         self._aside.pop(held.seq, None)
         self.dead += 1
         surplus = self.dead - self._limits.dead_letters
         if surplus > 0:
-            logger.warning("queue %r: %d dead letters too many are dropped", self.name, surplus)
+            if not self._drops:
+                logger.warning("queue %r: the oldest dead letters are dropped now", self.name)
             self.dead -= self._journal.trim_dead(self.id, surplus)
+        self._drops = surplus > 0
         self.forget(held.size, timed=held.timed)
 
     def retry(self, held: Held, due: float, delay: float) -> None:
         """Make a message deliverable at *due*, as the next attempt."""
         self.in_flight -= 1
-        self._journal.update(held.seq, due, delay, held.attempts + 1, 0)
+        to = place_of(self.id, held.seq, timed=True)
+        self._journal.postpone(self._place(held), to, due, delay, held.attempts + 1)
         if not held.timed:
             self.timed += 1
             self._journal.count(self)
@@ -321,13 +330,13 @@ class Queue:
         claim = read_token(token)
         if claim is None or claim.epoch == epoch:
             return None
-        head = self._journal.head(claim.seq)
-        if head is None or head[:3] != (self.id, claim.attempts, claim.deaths):
+        head = self._journal.head(self.id, claim.seq)
+        if head is None or head[1:3] != (claim.attempts, claim.deaths):
             return None
         if not self._withdraw(claim.seq, head):
             return None
         self.in_flight += 1
-        return Held(claim.seq, head.size, head.attempts, head.deaths, head.due is not None)
+        return Held(claim.seq, head.size, head.attempts, head.deaths, head.timed)
 
     def _withdraw(self, seq: int, head: Head) -> bool:
         """Take the message *seq* out, wherever it waits; False if it does not wait."""
@@ -353,7 +362,7 @@ class Queue:
             heapify(self._timed)
             self._waiting -= 1
             return True
-        waiting = (seq, head.due is not None)
+        waiting = (seq, head.timed)
         if waiting in self._returned:
             self._returned.remove(waiting)
             heapify(self._returned)
@@ -382,7 +391,7 @@ class Queue:
         """
         removed = self.messages - self.in_flight + self.dead
         held = list(self.held())
-        self.id = self._journal.purge(self.id, self.name, [one.seq for one in held])
+        self.id = self._journal.purge(self.id, self.name, [(one.seq, one.timed) for one in held])
         self._memory.left += self._window
         self.messages = len(held)
         self.bytes = sum(one.size for one in held)

@@ -7,6 +7,16 @@ from typing import NamedTuple
 
 from corekit.arguments import shown
 
+#: Bits of a place that hold the seq. Above them: one for `timed`, then those of the channel.
+_SEQ_BITS = 44
+
+#: The bit that tells the two places of a message apart.
+TIMED = 1 << _SEQ_BITS
+
+#: The highest seq, and the highest number of a channel, that a place can hold.
+LAST_SEQ = (1 << _SEQ_BITS) - 1
+LAST_CHANNEL = (1 << (62 - _SEQ_BITS)) - 2
+
 #: More attempts than there can have been: they travel in 32 bits.
 _MOST = 1 << 32
 
@@ -29,7 +39,7 @@ class Message(NamedTuple):
 class Head(NamedTuple):
     """What is known of a message without its body."""
 
-    channel: int
+    timed: bool
     attempts: int
     deaths: int
     due: float | None
@@ -52,6 +62,21 @@ def checked(row: ChannelRow) -> ChannelRow:
     if not all(type(count) is int and count >= 0 for count in row[2:]):
         raise ValueError(f"the counts of the queue {shown(row.name)} are none")
     return row
+
+
+def place_of(channel: int, seq: int, *, timed: bool) -> int:
+    """Return the key of a message in the journal.
+
+    The messages of a channel stand together in the order of their seq, those without delay before
+    the others: reading on and removing what was read then touch few pages, and need no index.
+    Statements say `place>>45` for the channel, as the indexes do.
+    """
+    return (channel << 1 | timed) << _SEQ_BITS | seq
+
+
+def read_place(place: int) -> tuple[int, bool]:
+    """Return the seq of the message at *place*, and whether it is a timed one."""
+    return place & LAST_SEQ, bool(place & TIMED)
 
 
 def is_sound(message: Message, crc: object) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -9,10 +10,13 @@ from pathlib import Path
 from . import exits
 from .data_directory import sync_directory
 from .exits import BrokerRefused
+from .records import LAST_CHANNEL, LAST_SEQ
+
+logger = logging.getLogger("corekit.broker")
 
 #: "ckzq": marks the file as a journal of this broker, for `file` and for us.
 APPLICATION_ID = 0x636B7A71
-VERSION = 1
+VERSION = 2
 
 #: Pages in the write-ahead log before it is folded into the main file: bounds what a damaged log
 #: can cut off (16 MiB), and how much room a full disk must still have.
@@ -32,27 +36,31 @@ _STATUS = {
     sqlite3.SQLITE_PERM: exits.CANNOT_CREATE,
 }
 
-_TABLES = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+_QUEUES = """
 -- A channel without a name was purged: its messages are removed little by little.
 CREATE TABLE channel (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE,
     messages INTEGER NOT NULL, bytes INTEGER NOT NULL,
     timed INTEGER NOT NULL, dead INTEGER NOT NULL
 );
--- `due` is null for a message without delay; `delay` bounds the rest after the clock was set back.
+-- `place` says channel, whether there is or was a delay, and seq: see records.place_of. `due` is
+-- null without a delay; `delay` bounds the rest of it after the clock was set back.
 CREATE TABLE message (
-    seq INTEGER PRIMARY KEY, channel INTEGER NOT NULL, id TEXT NOT NULL,
-    due REAL, delay REAL, attempts INTEGER NOT NULL, deaths INTEGER NOT NULL,
+    place INTEGER PRIMARY KEY, id TEXT NOT NULL, due REAL, delay REAL,
+    attempts INTEGER NOT NULL, deaths INTEGER NOT NULL,
     published_at REAL NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
 );
-CREATE INDEX message_order ON message (channel, due, seq);
+CREATE INDEX message_due ON message (place>>45, due) WHERE due IS NOT NULL;
 CREATE TABLE dead (
-    seq INTEGER PRIMARY KEY, channel INTEGER NOT NULL, id TEXT NOT NULL,
+    place INTEGER PRIMARY KEY, id TEXT NOT NULL,
     attempts INTEGER NOT NULL, error TEXT NOT NULL, died_at REAL NOT NULL,
     published_at REAL NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
 );
-CREATE INDEX dead_id ON dead (channel, id);
+CREATE INDEX dead_id ON dead (place>>45, id);
+"""
+
+_OTHERS = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE dedup (
     channel TEXT NOT NULL, dedup_id TEXT NOT NULL, id TEXT NOT NULL,
     seq INTEGER NOT NULL, until REAL NOT NULL, PRIMARY KEY (channel, dedup_id)
@@ -67,11 +75,43 @@ CREATE TABLE lease (
 CREATE TABLE session (id BLOB PRIMARY KEY, secret BLOB NOT NULL) WITHOUT ROWID;
 """
 
+#: From format 1. Everything is read in the order in which it is written, so that nothing needs to
+#: be sorted: a journal may be larger than memory. Channels get new numbers, of which there are
+#: fewer now.
+_MIGRATION = f"""
+BEGIN IMMEDIATE;
+ALTER TABLE channel RENAME TO old_channel;
+ALTER TABLE message RENAME TO old_message;
+ALTER TABLE dead RENAME TO old_dead;
+DROP INDEX dead_id;
+{_QUEUES}
+CREATE TABLE number (old INTEGER PRIMARY KEY, new INTEGER NOT NULL);
+INSERT INTO number SELECT id, row_number() OVER (ORDER BY id) FROM old_channel;
+INSERT INTO channel SELECT new, name, messages, bytes, timed, dead
+    FROM number JOIN old_channel ON id=old;
+INSERT INTO message
+    SELECT (((new<<1)|(due IS NOT NULL))<<44)|seq, id, due, delay, attempts, deaths,
+        published_at, crc, body
+    FROM number CROSS JOIN old_message INDEXED BY message_order ON channel=old;
+INSERT INTO dead
+    SELECT (new<<45)|seq, id, attempts, error, died_at, published_at, crc, body
+    FROM old_dead JOIN number ON old=channel;
+DROP TABLE old_channel;
+DROP TABLE old_message;
+DROP TABLE old_dead;
+DROP TABLE number;
+PRAGMA user_version={VERSION};
+COMMIT;
+"""  # noqa: S608 - our own statements
+
 
 def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     """Open the journal at *path*, creating it if there is none.
 
     *durable*: a commit is on disk when it returns; otherwise it survives the process only.
+
+    A journal of an older format is brought into the present one, which takes as much room again;
+    if that fails, or is cut short, it is as it was.
 
     Raises BrokerRefused for a file that is damaged, foreign, or of a newer release; it is left as
     it was.
@@ -150,6 +190,8 @@ def _set_up(connection: sqlite3.Connection, *, durable: bool) -> None:
         "cache_size": -16 * 1024,
         "trusted_schema": 0,
         "cell_size_check": 1,
+        # Some builds fill what is freed with zeros, and write these.
+        "secure_delete": 0,
     }
     for name, wanted in settings.items():
         connection.execute(f"PRAGMA {name}={wanted}")
@@ -165,10 +207,9 @@ def _set_up(connection: sqlite3.Connection, *, durable: bool) -> None:
 
 
 def _create(connection: sqlite3.Connection) -> None:
-    statements = "".join(_TABLES)
     connection.executescript(
         f"BEGIN IMMEDIATE; PRAGMA application_id={APPLICATION_ID}; "
-        f"PRAGMA user_version={VERSION}; {statements} COMMIT;"
+        f"PRAGMA user_version={VERSION}; {_QUEUES} {_OTHERS} COMMIT;"
     )
 
 
@@ -186,3 +227,20 @@ def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     if application != APPLICATION_ID:
         raise _foreign(path)
     _check_format(path, version)
+    if version < VERSION:
+        _migrate(connection, path)
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring a journal of the first format into the present one, or leave it as it is."""
+    logger.info("%s is brought into format %d", path, VERSION)
+    channels, last = connection.execute(
+        "SELECT (SELECT count(*) FROM channel), (SELECT max(seq) FROM message)"
+    ).fetchone()
+    if channels > LAST_CHANNEL or (last or 0) > LAST_SEQ:
+        raise BrokerRefused(
+            exits.CONFIGURATION,
+            f"{path} has more queues ({channels}) than format {VERSION} can hold; it was left as "
+            "it is: let the release that wrote it remove the purged ones",
+        )
+    connection.executescript(_MIGRATION)
