@@ -288,3 +288,25 @@ def test_the_clock_may_jump_while_the_broker_runs(bench: Bench) -> None:
     bench.wall -= 7200
     bench.wait(0.5)
     assert peer.inbox[0][0] == Reply.DELIVERIES
+
+
+def test_what_is_in_flight_outlives_a_purge(bench: Bench) -> None:
+    """With a delay or without: it comes again after a release, and a crash, until it is done."""
+    peer = bench.peer()
+    peer.publish("now")
+    peer.publish("later", delay=1)
+    bench.wait(1)
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 2])
+    assert peer.send([Op.PURGE, 1, "q"]) == [[Reply.OK, 1, 0]]
+    for one in delivered[2]:
+        peer.send([Op.RELEASE, 1, one[0], True])
+    (again,) = peer.send([Op.CREDIT, 1, 2])
+    assert [(one[1], one[4]) for one in again[2]] == [("now", 1), ("later", 1)]
+    bench.crash()
+    bench.wait(bench.limits.reclaim)
+    peer = bench.peer()
+    (again,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 2])
+    assert sorted((one[1], one[4]) for one in again[2]) == [("later", 1), ("now", 1)]
+    peer.send([Op.ACK, 1, [one[0] for one in again[2]]])
+    bench.wait(1)
+    assert bench.journal.execute("SELECT count(*) FROM message").fetchone() == (0,)
