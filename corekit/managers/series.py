@@ -25,7 +25,8 @@ class Series:
     Nobody may notice: a task goes on only if its handlers never suspended, have left nothing in
     *context* (a copy of which each task begins with) and no cancellation, and took a moment only.
 
-    *take* returns the next message, *measured* is told how long each handler took.
+    *take* returns the next message, *measured* is told how long each handler took, and *ended* that
+    a task ends.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class Series:
         *,
         take: Callable[[], Delivery | None],
         measured: Callable[[float], None],
+        ended: Callable[[Run], None],
     ) -> None:
         self._channel = channel
         self._handling = handling
@@ -44,6 +46,7 @@ class Series:
         self._now = now
         self._take = take
         self._measured = measured
+        self._ended = ended
 
     def __repr__(self) -> str:
         return f"<Series {self._channel!r} {self._handling!r}>"
@@ -52,20 +55,23 @@ class Series:
         """Handle the message of *run*, and what may follow it."""
         began = started = self._now()
         delivery: Delivery | None = run.delivery
-        while delivery is not None:
-            await self._handling.handle(run, delivery, started)
-            ended = self._now()
-            self._measured(ended - started)
-            if run.suspended or ended - began > _BURST or self._left_traces(run):
-                break
-            started = ended
-            delivery = self._take()
-        if not run.suspended and ended - began > _BLOCKING:
-            logger.warning(
-                "channel %r: the handler held up the event loop for %.1f s",
-                self._channel,
-                ended - began,
-            )
+        try:
+            while delivery is not None:
+                await self._handling.handle(run, delivery, started)
+                ended = self._now()
+                self._measured(ended - started)
+                if run.suspended or ended - began > _BURST or self._left_traces(run):
+                    break
+                started = ended
+                delivery = self._take()
+            if not run.suspended and ended - began > _BLOCKING:
+                logger.warning(
+                    "channel %r: the handler held up the event loop for %.1f s",
+                    self._channel,
+                    ended - began,
+                )
+        finally:
+            self._ended(run)
 
     def _left_traces(self, run: Run) -> bool:
         """Tell whether the next handler in the same task could notice this one."""

@@ -100,6 +100,7 @@ class Worker:
             now,
             take=self._take,
             measured=self._prefetch_count.measured,
+            ended=self._ended,
         )
 
         self._state = State.READY
@@ -186,13 +187,9 @@ class Worker:
         run = Run(delivery)
         self._newest.append(run)
         self._runs.add(run)
-        run.task = self._tasks.spawn(self._run(run), name=delivery.id, context=self._context.copy())
-
-    async def _run(self, run: Run) -> None:
-        try:
-            await self._series.handle(run)
-        finally:
-            self._ended(run)
+        run.task = self._tasks.spawn(
+            self._series.handle(run), name=delivery.id, context=self._context.copy()
+        )
 
     def _stepped(self) -> None:
         self._suspending = False
