@@ -64,8 +64,8 @@ class Run:
 class Runs:
     """The runs of one worker that have not ended.
 
-    Each of them holds a slot, or is abandoned and holds none; `len` counts the slots. No handler
-    holds one for longer than its timeout and a second.
+    Each of them is in `running` and holds a slot, or is abandoned and holds none. No handler holds
+    one for longer than its timeout and a second.
 
     *settle* settles the message of a run whose handler was cancelled. *freed* is called after
     slots became free though their handlers still run.
@@ -83,7 +83,8 @@ class Runs:
         self._now = now
         self._settle = settle
         self._freed = freed
-        self._running: set[Run] = set()
+        #: For the worker to look into, which does so for each message.
+        self.running: set[Run] = set()
         #: Handlers that do not end, and when that is logged again.
         self._abandoned: dict[Run, float] = {}
         self._quiet = asyncio.Event()
@@ -91,17 +92,11 @@ class Runs:
         self._timer = EarliestTimer(asyncio.get_running_loop(), self._woken)
 
     def __repr__(self) -> str:
-        return f"<Runs running={len(self._running)} abandoned={len(self._abandoned)}>"
-
-    def __len__(self) -> int:
-        return len(self._running)
-
-    def __contains__(self, run: Run) -> bool:
-        return run in self._running
+        return f"<Runs running={len(self.running)} abandoned={len(self._abandoned)}>"
 
     def add(self, run: Run) -> None:
         """Give *run* a slot."""
-        self._running.add(run)
+        self.running.add(run)
         self._quiet.clear()
 
     def watch(self, run: Run) -> None:
@@ -134,7 +129,7 @@ class Runs:
             await self._wait_within(_CLEAN_UP)
         finally:
             self._stop()
-            for run in list(self._running):
+            for run in list(self.running):
                 self._abandon(run)
 
     def close(self) -> None:
@@ -147,20 +142,20 @@ class Runs:
                 await self._quiet.wait()
 
     def _stop(self) -> None:
-        for run in self._running:
+        for run in self.running:
             if run.stage is Stage.RUNNING:
                 run.stage = Stage.STOPPED
                 run.task.cancel()
 
     def _free(self, run: Run) -> None:
-        self._running.discard(run)
-        if not self._running:
+        self.running.discard(run)
+        if not self.running:
             self._quiet.set()
 
     def _woken(self) -> None:
         now = self._now()
-        slots = len(self._running)
-        for run in [run for run in self._running if run.suspended]:
+        slots = len(self.running)
+        for run in [run for run in self.running if run.suspended]:
             if now >= run.deadline:
                 self._overdue(run, now)
             self._timer.set(run.deadline)
@@ -168,7 +163,7 @@ class Runs:
             if now >= due:
                 self._remind(run, now)
             self._timer.set(self._abandoned[run])
-        if len(self._running) < slots:
+        if len(self.running) < slots:
             self._freed()
 
     def _overdue(self, run: Run, now: float) -> None:

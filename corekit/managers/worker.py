@@ -162,12 +162,12 @@ class Worker:
             self._look_within(_IDLE_INTERVAL)
             return
         ahead = self._prefetch_count.ahead if self._idle is None else 0
-        self._buffer.fill(min(self._slots - len(self._runs), MOST) + ahead)
+        self._buffer.fill(min(self._slots - len(self._runs.running), MOST) + ahead)
         if self._buffer:
             self._look_within(_LOOK)
 
     def _start(self) -> None:
-        while len(self._runs) < self._slots and (delivery := self._take()) is not None:
+        while len(self._runs.running) < self._slots and (delivery := self._take()) is not None:
             self._spawn(delivery)
             if self._idle is not None or not self._suspending:
                 # The next message may depend on what this one does, or fit into the same task.
@@ -197,7 +197,7 @@ class Worker:
             if not run.task.done():
                 self._suspending = True
                 self._runs.watch(run)
-            elif run in self._runs:
+            elif run in self._runs.running:
                 # Cancelled before it had begun.
                 self._consumer.release(run.delivery, started=False)
                 self._ended(run)
