@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgpack
 
 from corekit.arguments import shown
-from corekit.errors import BackendRefused
 
+from .channels import Channels
+from .dead_letters import DeadLetters
 from .records import (
-    LAST_CHANNEL,
     LAST_SEQ,
-    TIMED,
-    ChannelRow,
     Head,
     Message,
-    checked,
     checksum,
     is_sound,
     place_of,
+    places_of,
     read_place,
 )
 from .schema import PAGE, connect
@@ -39,11 +37,6 @@ class Counted(Protocol):
     def counts(self) -> tuple[int, int, int, int, int]:
         """Return messages, bytes, timed, dead, and the id of the channel."""
         ...
-
-
-def _range(channel: int, after: int = 0) -> tuple[int, int]:
-    """Return the places around the messages of *channel* without delay, from behind *after* on."""
-    return place_of(channel, after, timed=False), place_of(channel, 0, timed=True)
 
 
 class Journal:
@@ -72,7 +65,8 @@ class Journal:
         try:
             self.last = self._last_seq()
             """The seq of the newest message that is committed."""
-            self._channel = self._last_channel()
+            self.dead_letters = DeadLetters(self)
+            self.channels = Channels(self)
         except BaseException:
             self._db.close()
             raise
@@ -96,14 +90,6 @@ class Journal:
             raise ValueError(f"message {seq} is more than a journal can hold")
         return seq
 
-    def _last_channel(self) -> int:
-        (first, last) = self._db.execute("SELECT min(id), max(id) FROM channel").fetchone()
-        if first is None:
-            return 0
-        if not 0 < first <= last <= LAST_CHANNEL:
-            raise ValueError(f"{first} to {last} are no numbers of queues")
-        return int(last)
-
     # -- the transaction
 
     @property
@@ -119,7 +105,7 @@ class Journal:
         """Make everything collected durable."""
         if not self.pending:
             return
-        self._write()
+        self.writer()
         if self._changed:
             self._db.executemany(
                 "UPDATE channel SET messages=?, bytes=?, timed=?, dead=? WHERE id=?",
@@ -143,12 +129,12 @@ class Journal:
             self._begun = True
         return self._db
 
-    def _write(self) -> sqlite3.Connection:
+    def writer(self) -> sqlite3.Connection:
         """Write the batches, and let the commit come soon: the caller writes, too."""
         self._wrote = True
-        return self._read()
+        return self.reader()
 
-    def _read(self) -> sqlite3.Connection:
+    def reader(self) -> sqlite3.Connection:
         """Write the batches. Messages first: nothing else in a turn refers to later ones."""
         db = self._begin()
         if self._inserts:
@@ -180,7 +166,7 @@ class Journal:
         return db
 
     def _one(self, statement: str, parameters: tuple[object, ...]) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._read().execute(statement, parameters).fetchone()
+        row: tuple[Any, ...] | None = self.reader().execute(statement, parameters).fetchone()
         return row
 
     # -- messages
@@ -230,10 +216,10 @@ class Journal:
         At most *count*, and about *size* bytes. Returns them, the seqs of those that are damaged,
         and the seq up to which was read.
         """
-        rows = self._read().execute(
+        rows = self.reader().execute(
             "SELECT place, id, body, attempts, deaths, published_at, crc FROM message "
             "WHERE place>? AND place<? ORDER BY place LIMIT ?",
-            (*_range(channel, after), count),
+            (*places_of(channel, after), count),
         )
         messages: list[Message] = []
         damaged: list[int] = []
@@ -255,7 +241,7 @@ class Journal:
         self, channel: int, after: tuple[float, int], count: int
     ) -> list[tuple[float, int, float]]:
         """Read (due, seq, delay) of delayed messages, the first due first, from behind *after*."""
-        rows = self._read().execute(
+        rows = self.reader().execute(
             "SELECT due, place, delay FROM message WHERE place>>45=?1 AND due>=?2 "
             "AND (due>?2 OR place>?3) ORDER BY due, place LIMIT ?4",
             (channel, after[0], place_of(channel, after[1], timed=True), count),
@@ -273,7 +259,7 @@ class Journal:
 
     def clamp_due(self, channel: int, wall: float) -> None:
         """Let no message of *channel* be due later than its whole delay from *wall* on."""
-        self._write().execute(
+        self.writer().execute(
             "UPDATE message SET due=?2+delay WHERE place>>45=?1 AND due>?2 AND due>?2+delay",
             (channel, wall),
         )
@@ -307,134 +293,9 @@ class Journal:
         """Return when the first message without delay was published."""
         row = self._one(
             "SELECT published_at FROM message WHERE place>? AND place<? ORDER BY place LIMIT 1",
-            _range(channel),
+            places_of(channel),
         )
         return None if row is None else float(row[0])
-
-    # -- dead letters
-
-    def bury(self, place: int, attempts: int, error: str, died_at: float | None = None) -> None:
-        """Make a message a dead letter; without *died_at* it died when it was published."""
-        db = self._write()
-        db.execute(
-            "INSERT INTO dead SELECT ?, id, ?, ?, coalesce(?, published_at), "
-            "published_at, crc, body FROM message WHERE place=?",
-            (place & ~TIMED, attempts, error, died_at, place),
-        )
-        db.execute("DELETE FROM message WHERE place=?", (place,))
-
-    def dead_letters(
-        self, channel: int, count: int, size: int
-    ) -> list[tuple[str, bytes, str, int, float]]:
-        """Read (id, body, error, attempts, died_at) of the oldest dead letters.
-
-        At most *count*, and about *size* bytes.
-        """
-        rows = self._write().execute(
-            "SELECT id, CAST(body AS BLOB), error, attempts, died_at FROM dead "
-            "WHERE place>? AND place<? ORDER BY place LIMIT ?",
-            (*_range(channel), count),
-        )
-        letters = []
-        for row in rows:
-            letters.append(row)
-            size -= len(row[1])
-            if size <= 0:
-                break
-        rows.close()
-        return letters
-
-    def exhume(self, channel: int, id: str) -> tuple[bytes, float] | None:  # noqa: A002
-        """Remove the dead letter *id* and return body and time of publishing.
-
-        None if there is none. A damaged one stays.
-        """
-        db = self._write()
-        row = db.execute(
-            "SELECT place, CAST(body AS BLOB), published_at, crc FROM dead "
-            "WHERE place>>45=? AND id=? ORDER BY place",
-            (channel, id),
-        ).fetchone()
-        if row is None or checksum(row[0] & LAST_SEQ, id, row[1]) != row[3]:
-            return None
-        db.execute("DELETE FROM dead WHERE place=?", (row[0],))
-        return row[1], row[2]
-
-    def trim_dead(self, channel: int, count: int) -> int:
-        """Remove the *count* oldest dead letters; return how many there were."""
-        return (
-            self._write()
-            .execute(
-                "DELETE FROM dead WHERE place IN "
-                "(SELECT place FROM dead WHERE place>? AND place<? ORDER BY place LIMIT ?)",
-                (*_range(channel), count),
-            )
-            .rowcount
-        )
-
-    # -- channels
-
-    def channels(self) -> list[ChannelRow]:
-        """Read all queues that have something in them; raises ValueError for what is no count."""
-        rows = self._db.execute(
-            "SELECT id, name, messages, bytes, timed, dead FROM channel WHERE name IS NOT NULL"
-        )
-        return [checked(ChannelRow(*row)) for row in rows]
-
-    def add_channel(self, name: str) -> int:
-        """Add a queue and return its number; raises BackendRefused if there is none left."""
-        number = self._free_channel()
-        self._write().execute("INSERT INTO channel VALUES (?,?,0,0,0,0)", (number, name))
-        return number
-
-    def _free_channel(self) -> int:
-        for _ in range(LAST_CHANNEL):
-            self._channel = self._channel % LAST_CHANNEL + 1
-            if self._one("SELECT 1 FROM channel WHERE id=?", (self._channel,)) is None:
-                return self._channel
-        raise BackendRefused("there is no number left for another queue; purged ones keep theirs")
-
-    def remove_channel(self, channel: int) -> None:
-        """Forget an empty queue."""
-        self._write().execute("DELETE FROM channel WHERE id=?", (channel,))
-
-    def purge(self, channel: int, name: str, kept: Iterable[tuple[int, bool]]) -> int:
-        """Drop everything in *channel* but what is *kept*; return the queue's new number.
-
-        *kept*: seq of each, and whether it is timed. Takes no longer for a long queue: what is
-        dropped is removed by `sweep`. Raises BackendRefused if no number is left.
-        """
-        new = self._free_channel()
-        db = self._write()
-        db.execute("UPDATE channel SET name=NULL WHERE id=?", (channel,))
-        db.execute("INSERT INTO channel VALUES (?,?,0,0,0,0)", (new, name))
-        db.executemany(
-            "UPDATE message SET place=? WHERE place=?",
-            [
-                (place_of(new, seq, timed=timed), place_of(channel, seq, timed=timed))
-                for seq, timed in kept
-            ],
-        )
-        return new
-
-    def sweep(self, count: int) -> bool:
-        """Remove at most *count* rows that were purged; return whether there may be more."""
-        while count > 0:
-            row = self._db.execute("SELECT id FROM channel WHERE name IS NULL LIMIT 1").fetchone()
-            if row is None:
-                return False
-            (channel,) = row
-            db = self._write()
-            count -= db.execute(
-                "DELETE FROM message WHERE place IN "
-                "(SELECT place FROM message WHERE place>? AND place<? LIMIT ?)",
-                (place_of(channel, 0, timed=False), place_of(channel + 1, 0, timed=False), count),
-            ).rowcount
-            count -= self.trim_dead(channel, max(0, count))
-            if count > 0:
-                count -= 1
-                db.execute("DELETE FROM channel WHERE id=?", row)
-        return True
 
     # -- small facts
 
@@ -453,4 +314,8 @@ class Journal:
 
     def execute(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
         """Run a statement of another part of the broker in this turn's transaction."""
-        return self._write().execute(statement, parameters)
+        return self.writer().execute(statement, parameters)
+
+    def peek(self, statement: str, parameters: Sequence[object] = ()) -> sqlite3.Cursor:
+        """Run a query on what is written already; leaves nothing to commit."""
+        return self._db.execute(statement, parameters)

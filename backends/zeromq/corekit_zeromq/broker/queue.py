@@ -227,7 +227,7 @@ class Queue:
         logger.error("queue %r: message %d is damaged, and becomes a dead letter", self.name, seq)
         if head is not None:
             place = place_of(self.id, seq, timed=head.timed)
-            self._journal.bury(place, head.attempts, "the message was damaged on disk")
+            self._journal.dead_letters.bury(place, head.attempts, "the message was damaged on disk")
             self.dead += 1
             self.forget(head.size, timed=head.timed)
 
@@ -300,14 +300,14 @@ class Queue:
     def bury(self, held: Held, error: str, wall: float) -> None:
         """Make a message a dead letter."""
         self.in_flight -= 1
-        self._journal.bury(self._place(held), held.attempts + 1, error, wall)
+        self._journal.dead_letters.bury(self._place(held), held.attempts + 1, error, wall)
         self._aside.pop(held.seq, None)
         self.dead += 1
         surplus = self.dead - self._limits.dead_letters
         if surplus > 0:
             if not self._drops:
                 logger.warning("queue %r: the oldest dead letters are dropped now", self.name)
-            self.dead -= self._journal.trim_dead(self.id, surplus)
+            self.dead -= self._journal.dead_letters.trim(self.id, surplus)
         self._drops = surplus > 0
         self.forget(held.size, timed=held.timed)
 
@@ -391,7 +391,9 @@ class Queue:
         """
         removed = self.messages - self.in_flight + self.dead
         held = list(self.held())
-        self.id = self._journal.purge(self.id, self.name, [(one.seq, one.timed) for one in held])
+        self.id = self._journal.channels.purge(
+            self.id, self.name, [(one.seq, one.timed) for one in held]
+        )
         self._memory.left += self._window
         self.messages = len(held)
         self.bytes = sum(one.size for one in held)

@@ -77,7 +77,7 @@ class Queues:
         return self._seq
 
     def _load(self, now: float, wall: float, *, set_back: bool) -> None:
-        for row in self._journal.channels():
+        for row in self._journal.channels.rows():
             queue = self._queues[row.name] = Queue(row, self._journal, self._limits, self._memory)
             if row.timed and set_back:
                 self._journal.clamp_due(row.id, wall)
@@ -103,7 +103,7 @@ class Queues:
         if queue is None:
             if len(self._queues) >= self._limits.channels:
                 raise BackendRefused(f"the broker has {self._limits.channels} queues, its limit")
-            row = ChannelRow(self._journal.add_channel(name), name, 0, 0, 0, 0)
+            row = ChannelRow(self._journal.channels.add(name), name, 0, 0, 0, 0)
             queue = self._queues[name] = Queue(row, self._journal, self._limits, self._memory)
         queue.used_at = now
         return queue
@@ -254,12 +254,12 @@ class Queues:
         queue = self._queues.get(name)
         if queue is None or not queue.dead:
             return []
-        return self._journal.dead_letters(queue.id, count, self._limits.max_message // 4)
+        return self._journal.dead_letters.read(queue.id, count, self._limits.max_message // 4)
 
     def requeue(self, now: float, name: str, id: str) -> None:  # noqa: A002
         """Make a dead letter the newest message; raises BackendRefused if there is none."""
         queue = self._queues.get(name)
-        found = None if queue is None else self._journal.exhume(queue.id, id)
+        found = None if queue is None else self._journal.dead_letters.exhume(queue.id, id)
         if queue is None or found is None:
             raise BackendRefused(f"queue {name!r} has no dead letter {id!r}")
         queue.dead -= 1
@@ -320,7 +320,7 @@ class Queues:
 
     def keep_house(self, now: float) -> None:
         """Remove a little of what is not needed any more; called about once a second."""
-        self._journal.sweep(_SWEEP)
+        self._journal.channels.sweep(_SWEEP)
         self._dedup.forget(now + self._offset)
 
         if now - self._dropped_at >= _IDLE / 2:
@@ -334,4 +334,4 @@ class Queues:
             ):
                 del self._queues[name]
                 self._active.pop(queue, None)
-                self._journal.remove_channel(queue.id)
+                self._journal.channels.remove(queue.id)

@@ -74,6 +74,11 @@ def place_of(channel: int, seq: int, *, timed: bool) -> int:
     return (channel << 1 | timed) << _SEQ_BITS | seq
 
 
+def places_of(channel: int, after: int = 0) -> tuple[int, int]:
+    """Return the places around the messages of *channel* without delay, from behind *after* on."""
+    return place_of(channel, after, timed=False), place_of(channel, 0, timed=True)
+
+
 def read_place(place: int) -> tuple[int, bool]:
     """Return the seq of the message at *place*, and whether it is a timed one."""
     return place & LAST_SEQ, bool(place & TIMED)

@@ -4,7 +4,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from corekit_zeromq.broker import exits, journal, schema
+from corekit_zeromq.broker import channels, exits, schema
 from corekit_zeromq.broker.exits import BrokerRefused
 from corekit_zeromq.broker.journal import FILE, Journal
 from corekit_zeromq.broker.records import LAST_CHANNEL, checksum
@@ -196,16 +196,16 @@ def test_an_old_journal_with_too_many_queues_is_left_alone(
 
 def test_numbers_of_queues_are_used_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """After the last one come those of queues that are gone; while there are none, no queue."""
-    monkeypatch.setattr(journal, "LAST_CHANNEL", 3)
-    add = bench.journal.add_channel
+    monkeypatch.setattr(channels, "LAST_CHANNEL", 3)
+    add = bench.journal.channels.add
     assert [add(name) for name in "abc"] == [1, 2, 3]
     with pytest.raises(BackendRefused):
         add("d")
     with pytest.raises(BackendRefused):
-        bench.journal.purge(1, "a", [])
-    bench.journal.remove_channel(2)
+        bench.journal.channels.purge(1, "a", [])
+    bench.journal.channels.remove(2)
     assert add("d") == 2
-    assert [row.name for row in bench.journal.channels()] == ["a", "d", "c"]
+    assert [row.name for row in bench.journal.channels.rows()] == ["a", "d", "c"]
 
 
 def test_statements_on_the_hot_path_need_no_scan(bench: Bench) -> None:
