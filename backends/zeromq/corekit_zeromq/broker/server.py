@@ -239,9 +239,11 @@ class Broker:
         logger.info("stopped")
 
     def _fail(self, error: Exception) -> None:
-        logger.critical("the journal failed, the broker ends: %s", error, exc_info=error)
+        by_disk = isinstance(error, sqlite3.Error | OSError)
+        what = "the journal failed" if by_disk else "a turn failed"
+        logger.critical("%s, the broker ends: %s", what, error, exc_info=error)
         if not self.stopped.done():
-            self.stopped.set_result(exits.IO_ERROR)
+            self.stopped.set_result(exits.IO_ERROR if by_disk else exits.FAULT)
 
     # -- what time asks for
 

@@ -29,8 +29,8 @@ _INLINE = 0.002
 class Turns:
     """Drives the engine. Everything that comes in while a turn commits is the next turn's batch.
 
-    *failed* is called when the journal fails: memory and disk no longer agree then, and only a new
-    start from the disk can help. No turn is taken after that.
+    *failed* is called when the journal fails, or a turn by a fault of ours: memory and disk may no
+    longer agree then, and only a new start from the disk can help. No turn is taken after that.
     """
 
     def __init__(
@@ -129,10 +129,9 @@ class Turns:
             else:
                 self._commit_in_thread()
                 return
-        except sqlite3.Error as error:
+            self._plan(more=more)
+        except Exception as error:  # noqa: BLE001 - half a turn was done, whatever it was
             self._fail(error)
-            return
-        self._plan(more=more)
 
     def _commit_in_thread(self) -> None:
         """Commit while the loop goes on: it reads nothing meanwhile, but time passes for it."""
@@ -143,21 +142,23 @@ class Turns:
 
         def committed(commit: asyncio.Future[None]) -> None:
             self._committing = None
-            error = commit.exception()
-            if isinstance(error, Exception):
+            try:
+                commit.result()
+                self._go_on(self._clock.monotonic() - begun)
+            except Exception as error:  # noqa: BLE001 - as above
                 self._fail(error)
-                return
-            seconds = self._clock.monotonic() - begun
-            self._measure(seconds)
-            if seconds > self._engine.limits.heartbeat:
-                # What clients said meanwhile is not read yet: that is no silence of theirs.
-                self._engine.sessions.extend(seconds)
-            self._send()
-            if not self._engine.closing:
-                self._listen()
-                self._plan(more=True)
 
         self._committing.add_done_callback(committed)
+
+    def _go_on(self, seconds: float) -> None:
+        self._measure(seconds)
+        if seconds > self._engine.limits.heartbeat:
+            # What clients said meanwhile is not read yet: that is no silence of theirs.
+            self._engine.sessions.extend(seconds)
+        self._send()
+        if not self._engine.closing:
+            self._listen()
+            self._plan(more=True)
 
     def _measure(self, seconds: float) -> None:
         # Halves in about 20 commits: one slow commit does not change the way, a slow disk does.

@@ -613,6 +613,30 @@ def test_a_journal_that_fails_ends_the_broker(
     broker.close()
 
 
+@pytest.mark.parametrize("step", ["tick", "finish", "next_alarm"])
+def test_a_fault_of_its_own_ends_the_broker(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    step: str,
+) -> None:
+    """A turn that fails outside of a frame ends the broker with a critical line, not half of it."""
+
+    async def scenario() -> int:
+        async with Broker(["tcp://127.0.0.1:*"], tmp_path / "data") as broker:
+
+            def fail(**_: object) -> None:
+                raise LookupError("what a fault says")
+
+            monkeypatch.setattr(broker._engine, step, fail)
+            return await asyncio.wait_for(broker.stopped, 5)
+
+    assert asyncio.run(scenario()) == exits.FAULT
+    (line,) = [one for one in caplog.records if one.levelname == "CRITICAL"]
+    assert line.getMessage() == "a turn failed, the broker ends: what a fault says"
+    assert line.exc_info
+
+
 def test_a_data_directory_that_goes_away_ends_the_broker(tmp_path: Path) -> None:
     """Removing the directory of a running broker ends it, with the status of an I/O error."""
 
