@@ -130,13 +130,17 @@ class Journal:
         return self._db
 
     def writer(self) -> sqlite3.Connection:
-        """Write the batches, and let the commit come soon: the caller writes, too."""
+        """Return the connection as `reader` does, and let the commit come soon."""
         self._wrote = True
         return self.reader()
 
     def reader(self) -> sqlite3.Connection:
-        """Write the batches. Messages first: nothing else in a turn refers to later ones."""
+        """Return the connection, in this turn's transaction, with everything collected written.
+
+        But for the counts of queues: only a commit writes them.
+        """
         db = self._begin()
+        # Messages first: nothing else in a turn refers to later ones.
         if self._inserts:
             self._wrote = True
             if self._last > LAST_SEQ:

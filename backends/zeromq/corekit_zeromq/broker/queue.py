@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush, nsmallest
+from heapq import heapify, heappop, heappush
 
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
 from .limits import Limits, Memory
 from .records import ChannelRow, Head, Message, place_of
+from .schedule import Schedule
 
 logger = logging.getLogger("corekit.broker.queue")
-
-_BEFORE_ALL = (float("-inf"), 0)
-_BEHIND_ALL = (float("inf"), 0)
 
 
 class Queue:
@@ -26,9 +24,9 @@ class Queue:
 
     - `_ready`: messages without delay, up to the seq `_cursor`, in order;
     - `_returned`: seqs of messages that were given back or whose time has come, a heap;
-    - `_timed`: (due, seq) of messages held back, those up to `_horizon`, a heap;
-    - on disk: `_backlog` messages without delay behind `_cursor`, and those held back beyond
-      `_horizon`. `_aside` are those there that a claim has taken out of turn, with their due time.
+    - `_schedule`: messages held back;
+    - on disk: `_backlog` messages without delay behind `_cursor`. `_aside` are the seqs of those
+      there that a claim has taken out of turn.
 
     A message in flight is in none of them. The row in the journal stays until it is settled.
     """
@@ -62,12 +60,10 @@ class Queue:
         self._ready: deque[Message] = deque()
         self._window = 0
         self._returned: list[tuple[int, bool]] = []
-        self._timed: list[tuple[float, int]] = []
-        self._horizon = _BEFORE_ALL
-        self._aside: dict[int, float | None] = {}
+        self._aside: set[int] = set()
         self._cursor = 0
         self._backlog = self.messages - self.timed
-        self._waiting = self.timed
+        self._schedule = Schedule(self.id, self.timed, self._journal, self._limits)
 
     # -- consumers
 
@@ -109,7 +105,7 @@ class Queue:
         self.bytes += size
         if due is not None:
             self.timed += 1
-            self._hold_back(due, message.seq)
+            self._schedule.add(due, message.seq)
         elif (
             self.consumers
             and not self._backlog
@@ -124,43 +120,18 @@ class Queue:
         else:
             self._backlog += 1
 
-    def _hold_back(self, due: float, seq: int) -> None:
-        self._waiting += 1
-        if (due, seq) <= self._horizon:
-            heappush(self._timed, (due, seq))
-            most = self._limits.window_count
-            if len(self._timed) > 4 * most:
-                self._timed = nsmallest(most, self._timed)
-                self._horizon = self._timed[-1]
-
     def next_due(self) -> float | None:
         """Return when the next message held back is due; None if there is none."""
-        if not self._waiting or not self.consumers:
+        if not self._schedule.waiting or not self.consumers:
             return None
-        while not self._timed and self._horizon != _BEHIND_ALL:
-            self._read_timed()
-        return self._timed[0][0] if self._timed else None
-
-    def _read_timed(self) -> None:
-        most = self._limits.window_count
-        rows = self._journal.timed(self.id, self._horizon, most)
-        for due, seq, _ in rows:
-            if seq in self._aside:
-                del self._aside[seq]
-            else:
-                self._timed.append((due, seq))
-        heapify(self._timed)
-        self._horizon = (rows[-1][0], rows[-1][1]) if len(rows) == most else _BEHIND_ALL
+        return self._schedule.next_due()
 
     def promote(self, now: float) -> None:
         """Make ready what is due at *now*, as far as memory goes."""
-        most = 16 * self._limits.window_count
-        while len(self._returned) < most:
-            due = self.next_due()
-            if due is None or due > now:
-                break
-            _, seq = heappop(self._timed)
-            self._waiting -= 1
+        if not self._schedule.waiting or not self.consumers:
+            return
+        room = 16 * self._limits.window_count - len(self._returned)
+        for seq in self._schedule.take_due(now, room):
             heappush(self._returned, (seq, True))
 
     # -- messages go out
@@ -213,7 +184,7 @@ class Queue:
         self._backlog -= len(damaged)
         for message in messages:
             if message.seq in self._aside:
-                del self._aside[message.seq]
+                self._aside.remove(message.seq)
                 continue
             self._backlog -= 1
             self._ready.append(message)
@@ -229,14 +200,17 @@ class Queue:
             place = place_of(self.id, seq, timed=head.timed)
             self._journal.dead_letters.bury(place, head.attempts, "the message was damaged on disk")
             self.dead += 1
-            self.forget(head.size, timed=head.timed)
+            self.forget(seq, head.size, timed=head.timed)
 
-    def forget(self, size: int, *, timed: bool) -> None:
-        """Count one message less."""
+    def forget(self, seq: int, size: int, *, timed: bool) -> None:
+        """Count one message less: *seq*, which is not on disk any more."""
         self.messages -= 1
         self.bytes -= size
         if timed:
             self.timed -= 1
+            self._schedule.aside.pop(seq, None)
+        else:
+            self._aside.discard(seq)
         self._journal.count(self)
 
     def dispatch(self, quantum: int, epoch: int, number: int, touched: dict[Consumer, None]) -> int:
@@ -287,8 +261,7 @@ class Queue:
         """Forget a message whose delivery ended well."""
         self.in_flight -= 1
         self._journal.delete(self._place(held))
-        self._aside.pop(held.seq, None)
-        self.forget(held.size, timed=held.timed)
+        self.forget(held.seq, held.size, timed=held.timed)
 
     def give_back(self, held: Held, *, died: bool) -> None:
         """Make a message deliverable again, at its place; *died*: and count a death."""
@@ -301,7 +274,6 @@ class Queue:
         """Make a message a dead letter."""
         self.in_flight -= 1
         self._journal.dead_letters.bury(self._place(held), held.attempts + 1, error, wall)
-        self._aside.pop(held.seq, None)
         self.dead += 1
         surplus = self.dead - self._limits.dead_letters
         if surplus > 0:
@@ -309,18 +281,20 @@ class Queue:
                 logger.warning("queue %r: the oldest dead letters are dropped now", self.name)
             self.dead -= self._journal.dead_letters.trim(self.id, surplus)
         self._drops = surplus > 0
-        self.forget(held.size, timed=held.timed)
+        self.forget(held.seq, held.size, timed=held.timed)
 
     def retry(self, held: Held, due: float, delay: float) -> None:
         """Make a message deliverable at *due*, as the next attempt."""
         self.in_flight -= 1
         to = place_of(self.id, held.seq, timed=True)
         self._journal.postpone(self._place(held), to, due, delay, held.attempts + 1)
-        if not held.timed:
+        if held.timed:
+            self._schedule.aside.pop(held.seq, None)
+        else:
+            self._aside.discard(held.seq)
             self.timed += 1
             self._journal.count(self)
-        self._aside.pop(held.seq, None)
-        self._hold_back(due, held.seq)
+        self._schedule.add(due, held.seq)
 
     def claim(self, token: bytes, epoch: int) -> Held | None:
         """Take out the message that *token*, of a life other than *epoch*, is about.
@@ -340,11 +314,11 @@ class Queue:
 
     def _withdraw(self, seq: int, head: Head) -> bool:
         """Take the message *seq* out, wherever it waits; False if it does not wait."""
-        if seq in self._aside:
+        if seq in self._aside or seq in self._schedule.aside:
             return False
         if head.due is None:
             if seq > self._cursor:
-                self._aside[seq] = head.due
+                self._aside.add(seq)
                 self._backlog -= 1
                 return True
             for message in self._ready:
@@ -353,14 +327,7 @@ class Queue:
                     self._window -= len(message.body)
                     self._memory.left += len(message.body)
                     return True
-        elif (head.due, seq) > self._horizon:
-            self._aside[seq] = head.due
-            self._waiting -= 1
-            return True
-        elif (head.due, seq) in self._timed:
-            self._timed.remove((head.due, seq))
-            heapify(self._timed)
-            self._waiting -= 1
+        elif self._schedule.withdraw(head.due, seq):
             return True
         waiting = (seq, head.timed)
         if waiting in self._returned:
@@ -373,11 +340,7 @@ class Queue:
 
     def delayed(self, now: float) -> int:
         """Count the messages whose time has not come at *now*."""
-        overdue = sum(due <= now for due, _ in self._timed)
-        if self._horizon[0] <= now:
-            overdue += self._journal.count_due(self.id, self._horizon, now)
-            overdue -= sum(due is not None and due <= now for due in self._aside.values())
-        return self._waiting - overdue
+        return self._schedule.count_later(now)
 
     def held(self) -> Iterable[Held]:
         """Return everything in flight."""
@@ -402,6 +365,6 @@ class Queue:
         self._journal.count(self)
         self._reset()
         # What is in flight comes back through `_returned`, never by being read in order.
-        self._cursor, self._horizon = last, _BEHIND_ALL
-        self._backlog = self._waiting = 0
+        self._cursor, self._backlog = last, 0
+        self._schedule = Schedule(self.id, 0, self._journal, self._limits, all_known=True)
         return removed
