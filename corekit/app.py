@@ -189,7 +189,7 @@ class App:
 
         Raises ConfigurationError for a backend that is missing, or lacks a component or guarantee;
         BackendError if it cannot be reached; what a plugin's hook raised; NotOpenError if the App
-        is stopped meanwhile.
+        is stopped meanwhile (by a hook too), and in a hook, for which it waits.
         """
         await self._lifecycle.start()
 

@@ -55,7 +55,7 @@ class AppLifecycle:
         self._opening = opening
         self._closing = closing
         self._grace = grace
-        #: How many calls wait for the start.
+        #: How many calls have asked for the newest start, and were not cancelled.
         self._starters = 0
         self._ending = asyncio.Event()
 
@@ -65,8 +65,11 @@ class AppLifecycle:
     async def start(self) -> None:
         """Start, or wait until another call has.
 
-        Raises what *opening* raises; NotOpenError if it was stopped meanwhile.
+        Raises what *opening* raises; NotOpenError if it was stopped meanwhile, and in the
+        transition's own task, which cannot wait for its own end.
         """
+        if self._is_in_transition():
+            raise NotOpenError(f"{self._what} is {self.state.value}, and this is a part of that")
         while self.state is State.STOPPING:
             await asyncio.wait({self._task})
         if self.state is State.STARTED:
@@ -74,6 +77,7 @@ class AppLifecycle:
             return
         if self.state is State.STOPPED:
             self._ending = asyncio.Event()
+            self._starters = 0
             self._begin(State.STARTING, self._start())
         starting = self._task
         self._starters += 1
@@ -82,29 +86,30 @@ class AppLifecycle:
         except asyncio.CancelledError:
             if starting.cancelled():
                 raise NotOpenError(f"{self._what} was stopped while it started") from None
-            # Even if it is just done.
-            if self._starters == 1:
-                await self.stop()
+            if starting is self._task:
+                self._starters -= 1
+                # Even if it is just done.
+                if not self._starters:
+                    await self.stop()
             raise
-        finally:
-            self._starters -= 1
 
     async def stop(self, grace: float | None = None, *, wait: bool = True) -> None:
-        """Stop; without *wait* return when that has begun, as in the transition's own task.
+        """Stop; without *wait* return when that has begun, as in the task that stops.
 
-        Raises what *closing* raises.
+        Raises what *closing* raises; CancelledError in the task that starts, which it cancels.
         """
-        me = asyncio.current_task()
+        inside = self._is_in_transition()
         if self.state is State.STARTING:
             self._task.cancel()
-            if me is self._task:
-                return
+            if inside:
+                # Raised here: if nothing more is awaited, all would be open when the task ends.
+                await asyncio.sleep(0)
             await asyncio.wait({self._task})
         if self.state is State.STARTED:
             self._gate.check()
             allowed = self._grace if grace is None else grace
             self._begin(State.STOPPING, self._stop(allowed))
-        if self.state is State.STOPPING and me is not self._task and wait:
+        if self.state is State.STOPPING and wait and not inside:
             await asyncio.shield(self._task)
 
     def end(self) -> None:
@@ -116,6 +121,10 @@ class AppLifecycle:
     async def ending(self) -> None:
         """Wait until a stop has begun, or is asked for by `end`."""
         await self._ending.wait()
+
+    def _is_in_transition(self) -> bool:
+        changing = self.state in {State.STARTING, State.STOPPING}
+        return changing and asyncio.current_task() is self._task
 
     def _begin(self, state: State, transition: Coroutine[Any, Any, None]) -> None:
         before, self.state = self.state, state

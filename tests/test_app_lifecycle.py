@@ -131,6 +131,52 @@ async def test_a_stop_cancels_a_start() -> None:
         assert "closing in 7" not in thing.log
 
 
+async def test_an_opening_that_stops_itself_ends_there() -> None:
+    """Also if it would await nothing more: it is cancelled in that call, and nothing is open."""
+    thing = Thing()
+    thing.may_open.wait = thing.lifecycle.stop  # type: ignore[method-assign, assignment]
+    with pytest.raises(NotOpenError, match="stopped while it started"):
+        await thing.lifecycle.start()
+    assert shown(thing) == (State.STOPPED, False)
+    assert thing.log == ["opening"]
+
+
+async def test_no_transition_waits_for_itself() -> None:
+    """A start inside of an opening or a closing is refused; a stop inside of a closing returns."""
+    thing = Thing()
+    thing.may_open.wait = thing.lifecycle.start  # type: ignore[method-assign, assignment]
+    with pytest.raises(NotOpenError, match="thing is starting"):
+        await thing.lifecycle.start()
+    assert shown(thing) == (State.STOPPED, False)
+    thing = await started()
+    thing.may_close.wait = thing.lifecycle.start  # type: ignore[method-assign, assignment]
+    with pytest.raises(NotOpenError, match="thing is stopping"):
+        await thing.lifecycle.stop()
+    thing = await started()
+    thing.may_close.wait = thing.lifecycle.stop  # type: ignore[method-assign, assignment]
+    await thing.lifecycle.stop()
+    assert thing.log == ["closing in 7", "closed"]
+
+
+async def test_a_caller_cancelled_too_late_stops_nothing() -> None:
+    """Who was told that it has started may cancel another caller, and it stays started."""
+    thing = Thing()
+
+    async def first() -> None:
+        await thing.lifecycle.start()
+        second.cancel()
+
+    starting = asyncio.create_task(first())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(thing.lifecycle.start())
+    await turns()
+    thing.may_open.set()
+    await starting
+    with pytest.raises(asyncio.CancelledError):
+        await second
+    assert shown(thing) == (State.STARTED, True)
+
+
 async def test_a_start_waits_for_a_stop() -> None:
     """What is stopping is stopped first, then started again."""
     thing = await started()
