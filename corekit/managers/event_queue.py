@@ -358,8 +358,9 @@ class EventQueue:
 
     def _consume(self, subscription: Subscription) -> None:
         name = subscription.full_name
-        # An `idle` that is asked here may unsubscribe this channel or any other.
-        if name in self._subscriptions and self._consumes(subscription.topic):
+        # An `idle` that is asked here may unsubscribe this channel or any other, or subscribe anew.
+        wanted = self._subscriptions.get(name) is subscription
+        if wanted and self._consumes(subscription.topic):
             worker = Worker(subscription, self._context, self._open_adapter())
             self._workers[name] = worker
             worker.begin()

@@ -70,6 +70,31 @@ async def test_an_idle_that_unsubscribes(queue, backend, clock):
     await queue.close()
 
 
+async def test_an_idle_that_subscribes_another_channel_anew(queue, backend, clock):
+    """When consuming begins, only what is subscribed by then is consumed, and once."""
+
+    async def old(message, context):
+        pass
+
+    async def new(message, context):
+        pass
+
+    def idle():
+        queue.unsubscribe("text")
+        queue.subscribe("text", new)
+        return False
+
+    queue.subscribe("mail", old, idle=idle)
+    queue.subscribe("text", old)
+    begun = []
+    consume = backend.consume
+    backend.consume = lambda channel, worker: begun.append(channel) or consume(channel, worker)
+    await queue.open(backend)
+    await queue.start_consuming()
+    assert [channel.rpartition("/")[2] for channel in begun] == ["mail", "text"]
+    await queue.close()
+
+
 async def test_nothing_is_held_ready(queue, backend, clock):
     """With `idle`, no more is asked for than can start, however quick the handlers are."""
 
