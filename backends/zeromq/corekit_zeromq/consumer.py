@@ -87,12 +87,18 @@ class Consumer:
         if self._closed or credit <= 0:
             return
         self._credit += credit
+        if self._claimed is not None:
+            # With the answer: what is given back comes before anything newer.
+            return
         if self._credit_frame == self._session.number and self._credit_command:
             self._credit_command[2] += credit
         else:
-            self._credit_command = [Op.CREDIT, self._number, credit]
-            self._credit_frame = self._session.add(self._credit_command)
+            self._add_credit(credit)
         self._connection.flush_soon()
+
+    def _add_credit(self, credit: int) -> None:
+        self._credit_command = [Op.CREDIT, self._number, credit]
+        self._credit_frame = self._session.add(self._credit_command)
 
     def revoke(self) -> None:
         if self._closed:
@@ -245,15 +251,23 @@ class Consumer:
             )
             self._claimed = request.future
             request.future.add_done_callback(self._claim_failed)
-        elif self._closed:
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Ask for more, or for nothing any more, when all that was claimed is settled again."""
+        if self._closed:
+            # Not before: what is claimed would be given back.
             self._cancel()
-        if self._credit and not self._closed:
-            self._session.add([Op.CREDIT, self._number, self._credit])
+        elif self._credit:
+            # Not before: something newer would come ahead of what is given back.
+            self._add_credit(self._credit)
 
     def _on_claimed(self, tokens: list[bytes | None]) -> None:
         answers = list(zip(self._claims.items(), tokens, strict=True))
         self._claims = {}
         self._claimed = None
+        late = []
         for (delivery, claim), token in answers:
             if token is not None and claim.settlement is None:
                 self._held[delivery] = token
@@ -262,10 +276,11 @@ class Consumer:
             elif claim.settlement is None:
                 self._gone.add(delivery)
             else:
-                self._tell_expired(delivery)
-        if self._closed:
-            # Not before: what is claimed would be given back.
-            self._cancel()
+                late.append(delivery)
+        self._go_on()
+        self._connection.flush_soon()
+        for delivery in late:
+            self._tell_expired(delivery)
 
     def _claim_failed(self, answer: asyncio.Future[Any]) -> None:
         if answer is not self._claimed:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from corekit_zeromq.event_queue import EventQueue
 from corekit_zeromq.protocol import Op, Reply
 
@@ -57,9 +58,9 @@ async def lose_session(fake: FakeBroker) -> None:
 
 
 async def test_deliveries_are_claimed() -> None:
-    """In a new session a consumer claims what it holds, with the credit it has left, and goes on.
+    """In a new session a consumer claims what it holds, and then goes on with the credit left.
 
-    All of that stands in the first frame. What is acknowledged afterwards has the new tokens.
+    What is acknowledged afterwards has the new tokens.
     """
     async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
         inbox, consumer = await consuming(fake, queue, b"a", b"b")
@@ -67,13 +68,44 @@ async def test_deliveries_are_claimed() -> None:
         await lose_session(fake)
         ((_, _, number, tokens),) = await fake.heard(Op.CLAIM)
         assert (number, tokens) == (1, [b"a", b"b"])
-        assert fake.commands(Op.CREDIT) == [[Op.CREDIT, 1, 3]]
+        assert await fake.heard(Op.CREDIT) == [[Op.CREDIT, 1, 3]]
         first = next(frame for frame in reversed(fake.frames) if frame[0] == 1)
-        assert [command[0] for command in first[2]] == [Op.CONSUME, Op.CLAIM, Op.CREDIT]
+        assert [command[0] for command in first[2]] == [Op.CONSUME, Op.CLAIM]
         await eventually(lambda: not consumer._claims)  # type: ignore[attr-defined]
         consumer.ack(inbox.taken[1])
         assert await fake.heard(Op.ACK) == [[Op.ACK, 1, [b"b2"]]]
         assert inbox.late == []
+
+
+@pytest.mark.parametrize("moment", ["before", "meanwhile"])
+async def test_what_is_given_back_comes_before_newer_credit(moment: str) -> None:
+    """No credit is granted before what was given back, around the loss of a session, is back.
+
+    Whoever handles in order would get something newer first.
+    """
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        inbox, consumer = await consuming(fake, queue, b"a", b"b", credit=2)
+
+        def give_back() -> None:
+            for delivery in reversed(inbox.taken):
+                consumer.release(delivery, started=False)
+            consumer.grant(1)
+
+        if moment == "before":
+            fake.beating = fake.confirming = False
+            give_back()
+            await fake.heard(Op.CREDIT, 2)
+        await lose_session(fake)
+        fake.beating = fake.confirming = True
+        ((_, rid, _, tokens),) = await fake.heard(Op.CLAIM)
+        if moment == "meanwhile":
+            give_back()
+        await queue._client.connection.arrived(5)
+        await fake.say([Reply.OK, rid, [token + b"2" for token in tokens]])
+        await fake.heard(Op.CREDIT)
+        *returned, credit = fake.said[2:]
+        assert sorted(returned) == [[Op.RELEASE, 1, token, False] for token in (b"a2", b"b2")]
+        assert credit == [Op.CREDIT, 1, 1]
 
 
 async def test_a_refused_claim_is_told_when_it_is_settled() -> None:
@@ -184,6 +216,7 @@ async def test_deliveries_of_revoked_credit_use_up_none() -> None:
         await fake.heard(Op.CREDIT, 2)
         await fake.say([Reply.DELIVERIES, 1, batch(b"a", b"b")])
         await eventually(lambda: len(inbox.taken) == 2)
+        fake.answer(Op.CLAIM, [None, None])
         await lose_session(fake)
         assert await fake.heard(Op.CREDIT) == [[Op.CREDIT, 1, 2]]
 
