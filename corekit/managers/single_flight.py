@@ -115,10 +115,11 @@ class SingleFlight:
         # The App may have been stopped while the entry was read: nobody would end the load.
         self._gate.check()
         flight = Flight(key)
+        # Set first: an eager task may have ended before spawn returns.
+        self._flights[key] = flight
         flight.task = self._tasks.spawn(
             self._run(flight, load, stored), name=f"load {key!r}", context=flight.context()
         )
-        self._flights[key] = flight
         return flight
 
     async def _run(self, flight: Flight, load: Load, stored: Stored | None) -> None:

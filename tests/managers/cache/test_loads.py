@@ -89,6 +89,21 @@ async def test_a_failure_reaches_every_waiter(shop, loader, error, caplog):
         assert await cache.wrap("key", loader("later")) == "later"
 
 
+@pytest.mark.skipif(not hasattr(asyncio, "eager_task_factory"), reason="Python 3.12")
+async def test_eager_tasks(local):
+    """A load that ends as soon as it is begun leaves nothing behind, its failure neither."""
+
+    def fail():
+        raise OSError("no")
+
+    async with local.cache() as cache:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        with pytest.raises(OSError, match="no"):
+            await cache.wrap("key", fail)
+        assert await cache.wrap("key", lambda: 1) == 1
+        assert "loads=0" in repr(cache)
+
+
 async def test_stop_iteration(shop):
     """A plain function that raises StopIteration fails as a coroutine that does."""
     async with shop.cache() as cache:
