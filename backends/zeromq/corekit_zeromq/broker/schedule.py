@@ -60,13 +60,13 @@ class Schedule:
         return self._first[0][0] if self._first else None
 
     def _read(self) -> None:
+        # There was nothing in memory, and the rows are in order: that is a heap.
         rows = self._journal.timed(self._channel, self._horizon, self._most)
         for due, seq, _ in rows:
             if seq in self.aside:
                 del self.aside[seq]
             else:
                 self._first.append((due, seq))
-        heapify(self._first)
         self._horizon = (rows[-1][0], rows[-1][1]) if len(rows) == self._most else _BEHIND_ALL
 
     def take_due(self, now: float, count: int) -> list[int]:
