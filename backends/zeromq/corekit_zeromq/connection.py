@@ -32,6 +32,9 @@ from .settings import Settings
 
 logger = logging.getLogger("corekit.zeromq")
 
+#: What is sent so many seconds after the last frame is no part of the same load.
+_REST = 0.001
+
 T = TypeVar("T")
 
 
@@ -49,8 +52,8 @@ class Component(Protocol):
 class Connection:
     """One session with the broker, over one link after the other.
 
-    Adapters add commands to `session` and call `flush_soon`; what is ready in one turn of the
-    loop leaves as one frame. What the broker says reaches them through `dispatcher`.
+    Adapters add commands to `session` and call `flush_soon`; under load what is ready in one turn
+    of the loop leaves as one frame. What the broker says reaches them through `dispatcher`.
     """
 
     def __init__(self, settings: Settings, context: AdapterContext) -> None:
@@ -81,6 +84,7 @@ class Connection:
         self.max_message = context.max_message
         self._context = context
         self._flushing = False
+        self._flushed_at = 0.0
         self._arrivals: list[tuple[int, asyncio.Future[None]]] = []
 
     def __repr__(self) -> str:
@@ -211,8 +215,16 @@ class Connection:
     # -- what goes
 
     def flush_soon(self) -> None:
-        """Send what was added to the session at the end of this turn of the loop."""
-        if not self._flushing and self.link.is_up:
+        """Send what was added to the session.
+
+        At rest at once; under load at the end of this turn of the loop, in one frame with what is
+        added until then.
+        """
+        if self._flushing or not self.link.is_up:
+            return
+        if self.loop.time() - self._flushed_at > _REST:
+            self._flush()
+        else:
             self._flushing = True
             self.loop.call_soon(self._flush)
 
@@ -225,6 +237,7 @@ class Connection:
             link.send(frame)
         if self.session.acknowledgement_due:
             link.send(self.session.empty())
+        self._flushed_at = self.loop.time()
 
     def publish(self, channel: str, payload: bytes) -> bool | None:
         """Publish at once if that is possible now.

@@ -12,7 +12,10 @@ from collections.abc import Callable
 from typing import cast
 
 from .link import FRAMES_PER_TURN, Stage, Take
-from .zmtp import OPENING, Dealer, ForeignPeerError, KeysDemandedError, framed
+from .zmtp import Dealer, ForeignPeerError, OtherMechanismError, framed
+
+#: The largest frame that is taken, in bytes. The broker keeps limits of its own.
+_LARGEST = 1 << 30
 
 
 class PlainLink(asyncio.Protocol):
@@ -25,7 +28,7 @@ class PlainLink(asyncio.Protocol):
         self._take = take
         self._lost = lost
         self._loop = asyncio.get_running_loop()
-        self._dealer = Dealer()
+        self._dealer = Dealer(_LARGEST)
         self._arrived: deque[bytes] = deque()
         #: Frames that wait for the end of the handshake.
         self._early: list[bytes] = []
@@ -84,14 +87,14 @@ class PlainLink(asyncio.Protocol):
             self._transport.abort()
             return
         self.stage = Stage.CONNECTED
-        self._transport.write(OPENING)
+        self._transport.write(Dealer.opening)
 
     def data_received(self, data: bytes) -> None:
         if self._is_closed or self._transport is None:
             return
         try:
             self._arrived += self._dealer.take(data)
-        except KeysDemandedError:
+        except OtherMechanismError:
             self.stage = Stage.NEEDS_KEYS
             self._transport.abort()
             return

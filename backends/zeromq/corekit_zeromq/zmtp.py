@@ -1,4 +1,4 @@
-"""ZMTP 3.1, the protocol of ZeroMQ, as far as a DEALER without keys speaks it. No I/O.
+"""ZMTP 3.1, the protocol of ZeroMQ, as DEALER and ROUTER speak it without keys. No I/O.
 
 See https://rfc.zeromq.org/spec/37: a greeting of 64 bytes, then frames of flags, size and body.
 """
@@ -6,33 +6,30 @@ See https://rfc.zeromq.org/spec/37: a greeting of 64 bytes, then frames of flags
 from __future__ import annotations
 
 import struct
+from typing import ClassVar
 
 _SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 _MAJOR, _MINOR = 3, 1
 _NULL = b"NULL".ljust(20, b"\0")
-_GREETING = 64
+_GREETING_SIZE = 64
 _MECHANISM = slice(12, 32)
 
-#: The signature and the major version. The rest follows when the other side has told its mechanism:
-#: libzmq closes the connection, before it tells, as soon as it sees one that is not its own.
-OPENING = _SIGNATURE + bytes([_MAJOR])
+_GREETING = (_SIGNATURE + bytes([_MAJOR, _MINOR]) + _NULL).ljust(_GREETING_SIZE, b"\0")
 
-_REMAINDER = bytes([_MINOR]) + _NULL + bytes(_GREETING - 32)
+#: The signature and the major version.
+_OPENING_SIZE = 11
 
-_MORE, _LONG, _COMMAND = 1, 2, 4
+_LONG, _COMMAND = 2, 4
 _LONG_HEADER = struct.Struct(">BQ")
-
-#: The largest frame that is taken, in bytes. The broker keeps limits of its own.
-_LARGEST = 1 << 30
 
 _LONGEST_CONTEXT = 16
 
 
 class ForeignPeerError(Exception):
-    """What came is not what a ROUTER without keys says."""
+    """What came is not what such a socket without keys says."""
 
 
-class KeysDemandedError(Exception):
+class OtherMechanismError(Exception):
     """The other side speaks ZMTP, with another mechanism than NULL."""
 
 
@@ -45,7 +42,8 @@ def _property(name: bytes, value: bytes) -> bytes:
     return bytes([len(name)]) + name + len(value).to_bytes(4, "big") + value
 
 
-_READY = _command(b"READY", _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b""))
+def _ready(kind: bytes) -> bytes:
+    return _command(b"READY", _property(b"Socket-Type", kind) + _property(b"Identity", b""))
 
 
 def framed(message: bytes) -> bytes:
@@ -56,15 +54,23 @@ def framed(message: bytes) -> bytes:
     return _LONG_HEADER.pack(_LONG, size) + message
 
 
-class Dealer:
+class Peer:
     """What one connection has said so far, and what has to be answered.
 
-    Whoever connects sends `OPENING`, and what `answers` returns after each `take`; messages may be
-    sent once `is_ready`.
+    Messages may be sent once `is_ready`.
     """
 
-    def __init__(self) -> None:
+    opening: ClassVar[bytes]
+    """What is sent first."""
+
+    #: The types of the two sockets.
+    _kind: ClassVar[bytes]
+    _other: ClassVar[bytes]
+
+    def __init__(self, largest: int) -> None:
         self.is_ready = False
+        #: The largest frame that is taken, in bytes.
+        self.largest = largest
         self._is_greeted = False
         self._answers: list[bytes] = []
         self._parts: list[bytes] = []
@@ -73,7 +79,7 @@ class Dealer:
 
     def __repr__(self) -> str:
         state = "ready" if self.is_ready else "greeted" if self._is_greeted else "new"
-        return f"<Dealer {state} held={self._held}>"
+        return f"<{type(self).__name__} {state} held={self._held}>"
 
     def answers(self) -> bytes:
         """Return what has to be sent now, once."""
@@ -84,7 +90,7 @@ class Dealer:
     def take(self, data: bytes) -> list[bytes]:
         """Return the messages that *data* completes.
 
-        Raises ForeignPeerError and KeysDemandedError; the connection is of no use then.
+        Raises ForeignPeerError and OtherMechanismError; the connection is of no use then.
         """
         if self._held:
             self._parts.append(data)
@@ -117,7 +123,7 @@ class Dealer:
             if begin > end:
                 break
             size = int.from_bytes(data[position + 1 : begin], "big")
-            if size > _LARGEST:
+            if size > self.largest:
                 raise ForeignPeerError(f"a frame of {size} bytes")
             self._wanted += size
             stop = begin + size
@@ -141,25 +147,43 @@ class Dealer:
         if is_foreign or (len(data) > 10 and data[10] < _MAJOR):
             raise ForeignPeerError("it does not speak ZMTP 3")
         mechanism = data[_MECHANISM]
-        self._wanted = _GREETING
+        self._wanted = _GREETING_SIZE
         if len(mechanism) < len(_NULL):
             return 0
         if mechanism != _NULL:
-            raise KeysDemandedError(mechanism.rstrip(b"\0").decode("latin-1"))
-        if len(data) < _GREETING:
+            raise OtherMechanismError(mechanism.rstrip(b"\0").decode("latin-1"))
+        if len(data) < _GREETING_SIZE:
             return 0
         self._is_greeted = True
-        self._answers += [_REMAINDER, _READY]
-        return _GREETING
+        self._answers += [_GREETING[len(self.opening) :], _ready(self._kind)]
+        return _GREETING_SIZE
 
     def _obey(self, body: bytes) -> None:
         length = body[0] if body else 0
         name, content = body[1 : 1 + length], body[1 + length :]
         if name == b"READY" and not self.is_ready:
-            if _property(b"Socket-Type", b"ROUTER") not in content:
-                raise ForeignPeerError("it is no ROUTER")
+            if _property(b"Socket-Type", self._other) not in content:
+                raise ForeignPeerError(f"it is no {self._other.decode()}")
             self.is_ready = True
         elif name == b"PING" and 2 <= len(content) <= 2 + _LONGEST_CONTEXT:
             self._answers.append(_command(b"PONG", content[2:]))
         elif name != b"PONG" or not self.is_ready:
             raise ForeignPeerError(f"the command {name[:20]!r}")
+
+
+class Dealer(Peer):
+    """A connection to a ROUTER.
+
+    Its greeting is held back after the first bytes until the ROUTER has told its mechanism: libzmq
+    closes the connection, before it tells, as soon as it sees one that is not its own.
+    """
+
+    opening = _GREETING[:_OPENING_SIZE]
+    _kind, _other = b"DEALER", b"ROUTER"
+
+
+class Router(Peer):
+    """A connection from a DEALER."""
+
+    opening = _GREETING
+    _kind, _other = b"ROUTER", b"DEALER"

@@ -143,6 +143,10 @@ class SocketFile:
         """Let only this user connect."""
         self._path.chmod(0o600)
 
+    def remove(self) -> None:
+        """Remove the socket: nobody listens any more."""
+        self._path.unlink(missing_ok=True)
+
     def release(self) -> None:
         """Give the place up. The lock's file stays: removing it would let two have the place."""
         if self._lock is not None:

@@ -34,6 +34,9 @@ class Limits:
     reclaim: float = 1.5
     """How long after its start the broker waits for the sessions of its former life."""
 
+    connections: int = 2_000
+    """Connections without keys, also those that have no session (yet)."""
+
     sessions: int = 1_000
     subscriptions: int = 10_000
     """Channels that one session subscribes."""

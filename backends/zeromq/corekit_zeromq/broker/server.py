@@ -1,4 +1,4 @@
-"""The broker process: one ROUTER socket, one loop, and the engine behind them."""
+"""The broker process: its connections, one loop, and the engine behind them."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from .engine import Engine
 from .exits import BrokerRefused
 from .journal import Journal
 from .limits import Limits
+from .plain_transport import PlainTransport
 from .processes import Processes
 from .security import Authenticator
 from .sessions import Session
@@ -104,18 +105,15 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         listen = self._checked_addresses()
         self._authenticator = self._open_authenticator()
-        with contextlib.ExitStack() as undo:
+        async with contextlib.AsyncExitStack() as undo:
             self._directory.open()
             undo.callback(self._directory.close)
             self._processes = Processes(self._loop, self._process_died)
             self._open_engine()
             undo.callback(self._journal.close)
-            transport = Transport(listen, self._limits, self._authenticator)
-            undo.callback(transport.close)
-            if self._authenticator is not None:
-                self._authenticator.start(self._loop)
-                undo.callback(self._authenticator.stop, self._loop)
-            await transport.probe()
+            transport = self._make_transport(listen)
+            undo.push_async_callback(transport.close)
+            await transport.open()
             self._transport = transport
             self.addresses = transport.addresses
             undo.pop_all()
@@ -149,6 +147,14 @@ class Broker:
                 exits.CONFIGURATION, "--keys (the broker's) and --allow (its clients') go together"
             )
         return Authenticator(Path(self._key_file), Path(self._allow_file))
+
+    def _make_transport(self, listen: Sequence[Endpoint]) -> Transport:
+        if self._authenticator is None:
+            return PlainTransport(listen, self._limits, self._engine.complaints)
+        # libzmq's socket; only encrypted connections need it.
+        from .curve_transport import CurveTransport
+
+        return CurveTransport(listen, self._limits, self._authenticator)
 
     def reload(self) -> None:
         """Read the list of keys again; sessions whose key was removed end."""
@@ -227,9 +233,7 @@ class Broker:
         self._processes.close()
         if self._look is not None:
             self._look.cancel()
-        if self._authenticator is not None:
-            self._authenticator.stop(self._loop)
-        transport.close()
+        await transport.close()
         self._keep_high_water()
         self._journal.close()
         self._directory.close()
@@ -256,8 +260,8 @@ class Broker:
             # We were away, not the clients: nobody is judged for what we could not hear.
             logger.warning("the broker was paused for %.1f s", away)
             self._engine.sessions.extend(away)
-        if self._authenticator is not None:
-            self._authenticator.answer()
+        if self._transport is not None:
+            self._transport.tick(now)
         try:
             self._check_space()
         except OSError as error:

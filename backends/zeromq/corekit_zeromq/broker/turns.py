@@ -54,7 +54,7 @@ class Turns:
         self._tick_is_due = False
         self._ended = False
         self._alarm: asyncio.TimerHandle | None = None
-        self._listen()
+        self._transport.attend(self._due)
         self.wake()
 
     def __repr__(self) -> str:
@@ -63,7 +63,7 @@ class Turns:
 
     async def close(self) -> None:
         """Take the last turn, unless the journal failed, and no more."""
-        self._loop.remove_reader(self._transport.fileno())
+        self._transport.ignore()
         self._engine.closing = True
         if self._committing is not None:
             await asyncio.wait([self._committing])
@@ -75,10 +75,6 @@ class Turns:
         if self._alarm is not None:
             self._alarm.cancel()
         self._thread.shutdown()
-
-    def _listen(self) -> None:
-        # The turn is taken right here: one more step of the loop would come late for every message.
-        self._loop.add_reader(self._transport.fileno(), self._due)
 
     def wake(self) -> None:
         """Take a turn as soon as possible."""
@@ -105,7 +101,7 @@ class Turns:
 
     def _fail(self, error: Exception) -> None:
         self._ended = True
-        self._loop.remove_reader(self._transport.fileno())
+        self._transport.ignore()
         self._failed(error)
 
     def _turn(self) -> None:
@@ -134,9 +130,8 @@ class Turns:
             self._fail(error)
 
     def _commit_in_thread(self) -> None:
-        """Commit while the loop goes on: it reads nothing meanwhile, but time passes for it."""
-        # asyncio watches levels: without this, what waits would call for a turn all the time.
-        self._loop.remove_reader(self._transport.fileno())
+        """Commit while the loop goes on: no turn is taken meanwhile, but time passes."""
+        self._transport.ignore()
         begun = self._clock.monotonic()
         self._committing = self._loop.run_in_executor(self._thread, self._journal.commit)
 
@@ -157,7 +152,7 @@ class Turns:
             self._engine.sessions.extend(seconds)
         self._send()
         if not self._engine.closing:
-            self._listen()
+            self._transport.attend(self._due)
             self._plan(more=True)
 
     def _measure(self, seconds: float) -> None:
@@ -181,10 +176,10 @@ class Turns:
         """Give the engine what came in, up to a turn's worth; return whether there may be more."""
         size = 0
         for _ in range(_TURN_FRAMES):
-            frame = self._transport.receive()
-            if frame is None:
+            arrival = self._transport.receive()
+            if arrival is None:
                 return False
-            route, data, user = frame
+            route, data, user = arrival
             try:
                 self._engine.receive(route, data, user)
             except sqlite3.Error:
