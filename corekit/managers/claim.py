@@ -64,8 +64,12 @@ class Claim:
         """Let the next caller load without waiting for this claim to end by itself."""
         if self._own:
             self._own = False
-            with suppress(CorekitError):
-                await self._extend(PASSED)
+            try:
+                await self._end()
+            except asyncio.CancelledError:
+                # Or others would wait for a load that nobody runs any more.
+                await self._end()
+                raise
 
     @contextmanager
     def renewed(self, tasks: TaskOwner) -> Iterator[None]:
@@ -93,6 +97,10 @@ class Claim:
             except BackendError:
                 pause = _RETRY
             await asyncio.sleep(pause)
+
+    async def _end(self) -> None:
+        with suppress(CorekitError):
+            await self._extend(PASSED)
 
     async def _extend(self, until: float) -> bool:
         return await self._update(lambda entry: entry.claimed(entry.claim, until))

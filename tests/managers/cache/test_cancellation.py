@@ -94,7 +94,22 @@ async def test_a_creation_that_is_cancelled(remote):
         assert ended
 
 
-async def test_a_stop_in_the_middle_of_a_load(remote):
+async def fail():
+    """Load nothing."""
+    await asyncio.sleep(0)
+    raise OSError("no")
+
+
+@pytest.mark.parametrize(
+    "begin_load",
+    [
+        lambda cache, key, load: cache.wrap(key, load, coalesce="cluster"),
+        lambda cache, key, load: cache.wrap_with_condition(key, load, is_cacheable=lambda _: False),
+        lambda cache, key, load: cache.wrap(key, fail, coalesce="cluster"),
+    ],
+    ids=["stored", "not stored", "failed"],
+)
+async def test_a_stop_in_the_middle_of_a_load(remote, begin_load):
     """Wherever in a load an instance stops, others need not wait until its claim ends.
 
     It loads nothing itself any more.
@@ -110,7 +125,7 @@ async def test_a_stop_in_the_middle_of_a_load(remote):
     for steps in range(30):
         key = f"key {steps}"
         async with remote.running("a", "b") as (a, b):
-            waiting = asyncio.create_task(a.default.wrap(key, load, coalesce="cluster"))
+            waiting = asyncio.create_task(begin_load(a.default, key, load))
             for _ in range(steps):
                 await asyncio.sleep(0)
             stopped = not waiting.done()
