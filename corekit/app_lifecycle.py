@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from enum import Enum
 from typing import Any
 
-from .errors import NotOpenError
+from .errors import NotOpenError, WrongLoop
 from .lifecycle import Gate
 
 
@@ -123,8 +123,12 @@ class AppLifecycle:
         await self._ending.wait()
 
     def _is_in_transition(self) -> bool:
-        changing = self.state in {State.STARTING, State.STOPPING}
-        return changing and asyncio.current_task() is self._task
+        """Tell whether the running task is the transition's; raises WrongLoop in another loop."""
+        if self.state not in {State.STARTING, State.STOPPING}:
+            return False
+        if self._task.get_loop() is not asyncio.get_running_loop():
+            raise WrongLoop(f"{self._what} is {self.state.value} in another event loop")
+        return asyncio.current_task() is self._task
 
     def _begin(self, state: State, transition: Coroutine[Any, Any, None]) -> None:
         before, self.state = self.state, state

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from corekit.app_lifecycle import AppLifecycle, State
-from corekit.errors import NotOpenError
+from corekit.errors import NotOpenError, WrongLoop
 from corekit.lifecycle import Gate
 
 
@@ -156,6 +156,28 @@ async def test_no_transition_waits_for_itself() -> None:
     thing.may_close.wait = thing.lifecycle.stop  # type: ignore[method-assign, assignment]
     await thing.lifecycle.stop()
     assert thing.log == ["closing in 7", "closed"]
+
+
+async def test_a_transition_is_no_other_loops() -> None:
+    """While it starts or stops, calls from another loop are refused, and disturb nothing."""
+    thing = Thing()
+
+    def elsewhere() -> None:
+        for call in (thing.lifecycle.start, thing.lifecycle.stop):
+            with pytest.raises(WrongLoop, match="in another event loop"):
+                asyncio.run(call())
+
+    starting = asyncio.create_task(thing.lifecycle.start())
+    await turns()
+    await asyncio.to_thread(elsewhere)
+    thing.may_open.set()
+    await starting
+    stopping = asyncio.create_task(thing.lifecycle.stop())
+    await turns()
+    await asyncio.to_thread(elsewhere)
+    thing.may_close.set()
+    await stopping
+    assert shown(thing) == (State.STOPPED, False)
 
 
 async def test_a_caller_cancelled_too_late_stops_nothing() -> None:
