@@ -157,13 +157,18 @@ class Proxy:
         self.answers.restore()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._server is None or not self._server.is_serving():
+            # It was on its way when the block ended.
+            _reset(writer)
+            return
+        # Here, since a task that is cancelled before its first step would never close it.
+        self._writers.add(writer)
         connection = asyncio.ensure_future(self._connect(reader, writer))
         self._connections.add(connection)
         connection.add_done_callback(self._connections.discard)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection to its end."""
-        self._writers.add(writer)
         try:
             if self.refusing:
                 return

@@ -239,6 +239,17 @@ async def test_nothing_is_left() -> None:
         assert server.heard == b"x"
 
 
+async def test_a_connection_that_has_just_come() -> None:
+    """At the end it is reset too, if nothing was done for it yet."""
+    async with proxied() as (_, proxy):
+        client = socket.create_connection(("127.0.0.1", proxy.port))
+        client.settimeout(5)
+        while "1 connections" not in repr(proxy):  # noqa: ASYNC110 - at the very next turn
+            await asyncio.sleep(0)
+    with client, pytest.raises(ConnectionResetError):
+        await asyncio.to_thread(client.recv, 1)
+
+
 async def test_its_state_is_shown() -> None:
     """The repr tells where it stands, and what it does to what passes."""
     async with proxied() as (_, proxy):
