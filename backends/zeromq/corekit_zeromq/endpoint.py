@@ -1,4 +1,4 @@
-"""Where a broker is to be reached, as libzmq wants it."""
+"""Where a broker is to be reached, in ZeroMQ's notation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ async def locate(settings: Settings) -> str:
         return await find_or_start(settings)
     if settings.host is None:
         return f"ipc://{settings.path}"
-    # libzmq resolves, too, but never says that it failed.
     loop = asyncio.get_running_loop()
     try:
         found = await loop.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)
