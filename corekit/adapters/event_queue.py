@@ -133,8 +133,8 @@ class EventQueueAdapter(Protocol):
     back at their place, retried ones after their delay. Consumers with credit take turns.
 
     When a consumer's process dies, or cannot be reached for longer than the backend's session
-    time-out, its deliveries go to others and count as deaths. As long as it lives, a delivery may
-    take any time.
+    time-out, its deliveries go to others and count as deaths; from the second in a row on they may
+    be delayed, since they may be what kills. As long as it lives, a delivery may take any time.
     """
 
     guarantees: frozenset[Guarantee]

@@ -148,11 +148,11 @@ async def test_jobs_of_paused_workers_are_taken_over(new_run: Callable[[], Run])
 async def test_a_deadly_job_ends_as_dead_letter(new_run: Callable[[], Run]) -> None:
     """A job that kills each of its workers is dead after ten of them; the others go on.
 
-    There are more than ten workers: it goes from one to the next faster than they can be replaced.
+    Three workers, and those who replace them, are enough: it comes back later after each death.
     """
     async with new_run() as run:
         broker = run.broker()
-        workers = Workers(run, broker.url, 12)
+        workers = Workers(run, broker.url, 3)
         await workers.start()
         await run.client("publisher", "publisher1", broker.url, width=1, pause=0.05)
         await run.client("publisher", "deadly1", broker.url, deadly=True, count=1)

@@ -366,7 +366,7 @@ class Engine:
         if session.route is not None:
             self.replies += [(session.route, data) for _, data in session.untransmitted()]
         for consumer in list(session.consumers.values()):
-            self.queues.cancel(consumer, died=died)
+            self.queues.cancel(self.now, consumer, died=died)
         for name in list(session.subscriptions):
             self.pub_sub.unsubscribe(session, name)
         self.locks.end_session(self.now, session)

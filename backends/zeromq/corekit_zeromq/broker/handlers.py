@@ -179,7 +179,7 @@ class Handlers:
         self._queues.consume(self._engine.now, session, number, self._name(command[2]))
 
     def _cancel(self, session: Session, command: list[Any]) -> None:
-        self._queues.cancel(self._consumer(session, command[1]))
+        self._queues.cancel(self._engine.now, self._consumer(session, command[1]))
 
     def _credit(self, session: Session, command: list[Any]) -> None:
         consumer = self._consumer(session, command[1])

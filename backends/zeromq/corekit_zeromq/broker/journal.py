@@ -200,9 +200,11 @@ class Journal:
         """Remove a message that is done."""
         self._deletes.append((place,))
 
-    def postpone(self, place: int, to: int, due: float, delay: float, attempts: int) -> None:
+    def postpone(
+        self, place: int, to: int, due: float, delay: float, attempts: int, deaths: int
+    ) -> None:
         """Change when a message is due, and with that its place; and how often it failed."""
-        self._postponed.append((to, due, delay, attempts, 0, place))
+        self._postponed.append((to, due, delay, attempts, deaths, place))
 
     def set_deaths(self, place: int, deaths: int) -> None:
         """Change how many deliveries in a row ended by their consumer's death."""

@@ -31,6 +31,10 @@ class Limits:
     session_timeout: float = 10.0
     """A session that was not heard of for this long has ended."""
 
+    death_delay: float = 1.0
+    """How long a message waits after the second death in a row of who had it, from that one's last
+    sign of life on; twice as long after each further death, `session_timeout` at most."""
+
     reclaim: float = 1.5
     """How long after its start the broker waits for the sessions of its former life."""
 

@@ -283,11 +283,11 @@ class Queue:
         self._drops = surplus > 0
         self.forget(held.seq, held.size, timed=held.timed)
 
-    def retry(self, held: Held, due: float, delay: float) -> None:
-        """Make a message deliverable at *due*, as the next attempt."""
+    def postpone(self, held: Held, due: float, delay: float, *, attempts: int, deaths: int) -> None:
+        """Make a message deliverable at *due*, after so many failed *attempts* and *deaths*."""
         self.in_flight -= 1
         to = place_of(self.id, held.seq, timed=True)
-        self._journal.postpone(self._place(held), to, due, delay, held.attempts + 1)
+        self._journal.postpone(self._place(held), to, due, delay, attempts, deaths)
         if held.timed:
             self._schedule.aside.pop(held.seq, None)
         else:

@@ -172,15 +172,32 @@ class Queues:
         session.consumers[number] = consumer
         consumer.queue.add_consumer(consumer)
 
-    def cancel(self, consumer: Consumer, *, died: bool = False) -> None:
-        """End *consumer*; what it holds goes back, with a death counted each if it *died*."""
+    def cancel(self, now: float, consumer: Consumer, *, died: bool = False) -> None:
+        """End *consumer*; what it holds goes back, with a death counted each if it *died*.
+
+        What dies again and again comes back ever later: it may be what kills.
+        """
         consumer.session.consumers.pop(consumer.number, None)
         queue = consumer.queue
         for held in consumer.held.values():
-            queue.give_back(held, died=died)
+            deaths = held.deaths + 1
+            due = self._due_after(consumer.session, deaths) if died else now
+            if due > now:
+                scaled = due + self._offset
+                queue.postpone(held, scaled, due - now, attempts=held.attempts, deaths=deaths)
+            else:
+                queue.give_back(held, died=died)
         consumer.held.clear()
         queue.remove_consumer(consumer)
         self._active[queue] = None
+
+    def _due_after(self, session: Session, deaths: int) -> float:
+        """Return when a message may come back that died with *session*, and *deaths* times now."""
+        most = self._limits.session_timeout
+        heard_at = session.deadline - most
+        if deaths < 2:
+            return heard_at
+        return heard_at + min(self._limits.death_delay * (1 << min(deaths - 2, 32)), most)
 
     def grant(self, consumer: Consumer, credit: int) -> None:
         """Let *consumer* have so many more deliveries."""
@@ -235,7 +252,8 @@ class Queues:
 
     def retry(self, now: float, consumer: Consumer, held: Held, delay: float) -> None:
         """Make a message deliverable after *delay*, as the next attempt."""
-        consumer.queue.retry(held, now + self._offset + delay, delay)
+        due = now + self._offset + delay
+        consumer.queue.postpone(held, due, delay, attempts=held.attempts + 1, deaths=0)
         self._active[consumer.queue] = None
 
     # -- dead letters, and the whole queue

@@ -235,14 +235,19 @@ class QueueMachine(RuleBasedStateMachine):
         self.seq += 1
         self.messages[self.seq] = Expected(self.seq, old.id, old.body, self.now)
 
-    @rule(who=st.integers(0, 1), died=st.booleans())
+    @rule(who=st.integers(0, 1), died=st.booleans(), silent=st.sampled_from([0.0, 1.5, 10.0]))
     @holding
-    def lose_consumer(self, who: int, died: bool) -> None:
+    def lose_consumer(self, who: int, died: bool, silent: float) -> None:
+        """End a consumer: what dies for the second time, and more often, comes back later."""
         session = self.sessions[who]
+        session.deadline = self.now - silent + LIMITS.session_timeout
         consumer = session.consumers[1]
         for token in consumer.held:
-            self.settled(token).deaths += died
-        self.queues.cancel(consumer, died=died)
+            one = self.settled(token)
+            one.deaths += died
+            if died and one.deaths >= 2:
+                one.due = session.deadline - 10 + min(2 ** (one.deaths - 2), 10)
+        self.queues.cancel(self.now, consumer, died=died)
         self.queues.consume(self.now, session, 1, QUEUE)
 
     @rule()
