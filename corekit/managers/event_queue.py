@@ -215,7 +215,7 @@ class EventQueue:
             try:
                 self._consume(subscription)
             except BaseException:
-                self._subscriptions.pop(name, None)
+                self.unsubscribe(channel, shared=shared)
                 raise
 
     def unsubscribe(self, channel: str, *, shared: bool = False) -> None:

@@ -70,6 +70,26 @@ async def test_an_idle_that_unsubscribes(queue, backend, clock):
     await queue.close()
 
 
+async def test_an_idle_that_ends_the_process(queue, backend, clock):
+    """The subscribing in which it was asked raises that, and has changed nothing."""
+
+    async def process(message, context):
+        pass
+
+    def idle():
+        raise SystemExit
+
+    await queue.open(backend)
+    await queue.start_consuming()
+    with pytest.raises(SystemExit):
+        queue.subscribe("mail", process, idle=idle)
+    await eventually(lambda: "subscriptions=0 workers=0" in repr(queue))
+    assert backend.source.closed
+    queue.subscribe("mail", process)
+    assert backend.source.credit == 1
+    await queue.close()
+
+
 async def test_an_idle_that_subscribes_another_channel_anew(queue, backend, clock):
     """When consuming begins, only what is subscribed by then is consumed, and once."""
 
