@@ -92,7 +92,12 @@ class App:
         what = f"app {self.name!r}"
         self._gate = Gate(what)
         self._lifecycle = AppLifecycle(
-            what, self._gate, self._open, self._close, seconds("grace", grace, zero=True)
+            what,
+            self._gate,
+            self._open,
+            self._close_in_order,
+            self._close,
+            seconds("grace", grace, zero=True),
         )
         # Here, not above: pluggy and importlib.metadata cost more than all the rest of corekit, and
         # a process that only imports corekit needs neither.
@@ -263,15 +268,6 @@ class App:
         )
 
     async def _open(self) -> None:
-        try:
-            await self._open_in_order()
-        except BaseException:
-            # Closing must not hide why the start failed: its errors are logged only.
-            await self._close_in_order()
-            raise
-        logger.info("app %s: started as %s", self.name, self.instance_id)
-
-    async def _open_in_order(self) -> None:
         # All adapters are built before anything is opened: a missing one is told at once.
         adapters = {component: self._adapter(component) for component in COMPONENTS}
         for plugin in self._plugins.values():
@@ -298,6 +294,7 @@ class App:
             await plugin.load()
             self._closers.append((f"plugin {plugin.name}", plugin.before_stop))
         await self.event_queue.start_consuming()
+        logger.info("app %s: started as %s", self.name, self.instance_id)
 
     async def _close(self, grace: float) -> None:
         self._closers.append(("draining", partial(self.event_queue.drain, grace)))
@@ -309,7 +306,7 @@ class App:
             raise ExceptionGroup(f"stopping app {self.name!r}", failures)
 
     async def _close_in_order(self) -> list[Exception]:
-        """Undo what `_open_in_order` has done, whatever fails; return what failed."""
+        """Undo what `_open` has done, whatever fails; return what failed."""
         failures: list[Exception] = []
         last: BaseException | None = None
         while self._closers:

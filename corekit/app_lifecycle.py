@@ -28,14 +28,15 @@ class AppLifecycle:
     ========  ===========================  ==========================  ===========================
     STOPPED   begins to start, and waits   does nothing
     STARTING  waits for it                 cancels it, waits, and      STARTED; STOPPED if it
-                                           stops what has started      failed or was cancelled
+                                           stops what has started      failed or was cancelled,
+                                                                       and all was undone
     STARTED   does nothing                 begins to stop, and waits
     STOPPING  waits, then starts again     waits for it                STOPPED, whatever failed
     ========  ===========================  ==========================  ===========================
 
     One task at most runs at a time. A start ends with the last caller who waits for it; nobody's
-    cancellation ends a stop. The gate is open exactly from the end of *opening* to the end of
-    *closing*. *opening* undoes what it did if it fails; *closing* is given the time of grace.
+    cancellation ends a stop, or the *undoing* of what a failed *opening* did. The gate is open
+    exactly from the end of *opening* to the end of *closing*, which is given the time of grace.
     """
 
     _task: asyncio.Task[None]
@@ -46,6 +47,7 @@ class AppLifecycle:
         what: str,
         gate: Gate,
         opening: Callable[[], Awaitable[None]],
+        undoing: Callable[[], Awaitable[object]],
         closing: Callable[[float], Awaitable[None]],
         grace: float,
     ) -> None:
@@ -53,6 +55,8 @@ class AppLifecycle:
         self._what = what
         self._gate = gate
         self._opening = opening
+        self._undoing = undoing
+        self._has_failed = False
         self._closing = closing
         self._grace = grace
         #: How many calls have asked for the newest start, and were not cancelled.
@@ -78,6 +82,7 @@ class AppLifecycle:
         if self.state is State.STOPPED:
             self._ending = asyncio.Event()
             self._starters = 0
+            self._has_failed = False
             self._begin(State.STARTING, self._start())
         starting = self._task
         self._starters += 1
@@ -100,10 +105,11 @@ class AppLifecycle:
         """
         inside = self._is_in_transition()
         if self.state is State.STARTING:
-            self._task.cancel()
+            self._abandon()
             if inside:
                 # Raised here: if nothing more is awaited, all would be open when the task ends.
                 await asyncio.sleep(0)
+                return
             await asyncio.wait({self._task})
         if self.state is State.STARTED:
             self._gate.check()
@@ -116,7 +122,7 @@ class AppLifecycle:
         """Let `ending` return, and a start that runs be cancelled."""
         self._ending.set()
         if self.state is State.STARTING:
-            self._task.cancel()
+            self._abandon()
 
     async def ending(self) -> None:
         """Wait until a stop has begun, or is asked for by `end`."""
@@ -132,22 +138,35 @@ class AppLifecycle:
 
     def _begin(self, state: State, transition: Coroutine[Any, Any, None]) -> None:
         before, self.state = self.state, state
-        self._task = task = asyncio.get_running_loop().create_task(
-            transition, name=f"{self._what}: {state.value}"
+        # Not by the loop's own way, which may take the first step before `_task` is known.
+        self._task = task = asyncio.Task(
+            transition, loop=asyncio.get_running_loop(), name=f"{self._what}: {state.value}"
         )
 
-        def ended(_: asyncio.Task[None]) -> None:
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled():
+                # Looked at, also if everybody who waited for it was cancelled.
+                task.exception()
             # One that was cancelled before its first step has changed nothing.
             if self.state is state and self._task is task:
                 self.state = before
 
         task.add_done_callback(ended)
 
+    def _abandon(self) -> None:
+        """Cancel the start, unless it has failed already and only its undoing is left."""
+        if not self._has_failed:
+            self._task.cancel()
+
     async def _start(self) -> None:
         try:
             await self._opening()
         except BaseException:
-            self.state = State.STOPPED
+            self._has_failed = True
+            try:
+                await self._undoing()
+            finally:
+                self.state = State.STOPPED
             raise
         self._gate.open()
         self.state = State.STARTED

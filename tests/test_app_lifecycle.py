@@ -17,10 +17,17 @@ class Thing:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.may_open = asyncio.Event()
+        self.may_undo = asyncio.Event()
+        self.may_undo.set()
         self.may_close = asyncio.Event()
         self.failure: Exception | None = None
         self.gate = Gate("thing")
-        self.lifecycle = AppLifecycle("thing", self.gate, self._open, self._close, 7.0)
+        self.lifecycle = AppLifecycle("thing", self.gate, self._open, self._undo, self._close, 7.0)
+
+    async def _undo(self) -> None:
+        self.log.append("undoing")
+        await self.may_undo.wait()
+        self.log.append("undone")
 
     async def _open(self) -> None:
         self.log.append("opening")
@@ -88,7 +95,37 @@ async def test_a_failed_start_is_stopped_and_may_be_tried_again() -> None:
     assert shown(thing) == (State.STOPPED, False)
     thing.failure = None
     await thing.lifecycle.start()
-    assert thing.log == ["opening", "opening", "opened"]
+    assert thing.log == ["opening", "undoing", "undone", "opening", "opened"]
+
+
+@pytest.mark.parametrize("by", ["a stop", "a signal", "its callers"])
+async def test_nothing_ends_the_undoing(by: str) -> None:
+    """Who asks for an end while a failed start is undone waits; the error is told as it was."""
+    thing = Thing()
+    thing.failure = OSError("no")
+    thing.may_undo.clear()
+    start = asyncio.create_task(thing.lifecycle.start())
+    await turns()
+    thing.may_open.set()
+    await turns()
+    assert thing.log == ["opening", "undoing"]
+    ends = []
+    if by == "a stop":
+        ends.append(asyncio.create_task(thing.lifecycle.stop()))
+    elif by == "a signal":
+        thing.lifecycle.end()
+    else:
+        start.cancel()
+    await turns()
+    assert thing.log == ["opening", "undoing"]
+    assert thing.lifecycle.state is State.STARTING
+    thing.may_undo.set()
+    await asyncio.gather(*ends)
+    error = asyncio.CancelledError if by == "its callers" else OSError
+    with pytest.raises(error):
+        await start
+    assert thing.log == ["opening", "undoing", "undone"]
+    assert shown(thing) == (State.STOPPED, False)
 
 
 async def test_a_failed_stop_is_stopped() -> None:
@@ -138,14 +175,21 @@ async def test_an_opening_that_stops_itself_ends_there() -> None:
     with pytest.raises(NotOpenError, match="stopped while it started"):
         await thing.lifecycle.start()
     assert shown(thing) == (State.STOPPED, False)
-    assert thing.log == ["opening"]
+    assert thing.log == ["opening", "undoing", "undone"]
 
 
 async def test_no_transition_waits_for_itself() -> None:
-    """A start inside of an opening or a closing is refused; a stop inside of a closing returns."""
+    """A start inside of one is refused; a stop inside of a closing or an undoing returns."""
     thing = Thing()
     thing.may_open.wait = thing.lifecycle.start  # type: ignore[method-assign, assignment]
     with pytest.raises(NotOpenError, match="thing is starting"):
+        await thing.lifecycle.start()
+    assert shown(thing) == (State.STOPPED, False)
+    thing = Thing()
+    thing.failure = OSError("no")
+    thing.may_open.set()
+    thing.may_undo.wait = thing.lifecycle.stop  # type: ignore[method-assign, assignment]
+    with pytest.raises(OSError, match="no"):
         await thing.lifecycle.start()
     assert shown(thing) == (State.STOPPED, False)
     thing = await started()
