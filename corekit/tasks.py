@@ -45,9 +45,16 @@ class TaskOwner:
     def spawn(
         self, coroutine: Coroutine[Any, Any, Any], *, name: str, context: Context | None = None
     ) -> asyncio.Task[Any]:
-        """Start *coroutine* as a task of this owner; *name* is what logs and debuggers show."""
-        task = asyncio.get_running_loop().create_task(
-            coroutine, name=f"{self._name}: {name}", context=context
+        """Start *coroutine* as a task of this owner; *name* is what logs and debuggers show.
+
+        It takes its first step later, also in a loop that begins tasks eagerly: whoever spawns it
+        knows it by then.
+        """
+        task = asyncio.Task(
+            coroutine,
+            loop=asyncio.get_running_loop(),
+            name=f"{self._name}: {name}",
+            context=context,
         )
         self._tasks.add(task)
         task.add_done_callback(self._ended)

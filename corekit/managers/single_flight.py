@@ -114,9 +114,7 @@ class SingleFlight:
     def _start(self, key: str, load: Load, stored: Stored | None) -> Flight:
         # The App may have been stopped while the entry was read: nobody would end the load.
         self._gate.check()
-        flight = Flight(key)
-        # Set first: an eager task may have ended before spawn returns.
-        self._flights[key] = flight
+        flight = self._flights[key] = Flight(key)
         flight.task = self._tasks.spawn(
             self._run(flight, load, stored), name=f"load {key!r}", context=flight.context()
         )

@@ -182,7 +182,6 @@ class Subscription:
     # The turn.
 
     def _start(self) -> None:
-        # Set first: an eager task may have ended before spawn returns.
         self._running = True
         self._tasks.spawn(self._run(), name=self._full_name, context=self._variables.copy())
 
