@@ -109,10 +109,12 @@ class LockSession:
         blocks = [lease.section.expect_loss() for lease in leases if lease.section is not None]
         for lease in leases:
             lease.lose(reason)
+        self.renewals.close()
         try:
             if ends := [ended for ended in blocks if ended is not None]:
                 await asyncio.wait(ends, timeout=unwinding)
-            self.renewals.close()
-            await self.tasks.close()
         finally:
-            await self.adapter.close()
+            try:
+                await self.tasks.close()
+            finally:
+                await self.adapter.close()
