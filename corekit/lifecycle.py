@@ -34,7 +34,7 @@ class Gate:
         self.loop: object = _CLOSED
         #: Where calls pass as long as the loop runs: a thread has one running loop at most.
         self._thread = _NOWHERE
-        self._is_running: Callable[[], bool]
+        self._is_running: Callable[[], bool] = bool  # False
 
     def __repr__(self) -> str:
         return f"<Gate {self._what!r} {'open' if self.is_open else 'closed'}>"
@@ -57,6 +57,7 @@ class Gate:
         """Let no call through from now on; *reason* completes the sentence "*what* ..."."""
         self.loop = _CLOSED
         self._thread = _NOWHERE
+        self._is_running = bool
         self._reason = reason
         _open_gates.discard(self)
 
