@@ -158,13 +158,13 @@ class Serializer:
         self._writers[extension.type] = extension.write
         self._readers[extension.code] = extension.read
 
-    def _write(self, whole: Any, value: Any, what: str) -> bytes:
-        """Return *whole* as bytes; *value* is the part of it that may be refused, as *what*."""
+    def _write(self, message: Any, value: Any, what: str) -> bytes:
+        """Return *message* as bytes; *value* is the part of it that may be refused, as *what*."""
         # A text that is too large already is not worth writing.
         if type(value) in _TEXTS and len(value) > self.max_size:
             raise self._too_large(what, len(value))
         try:
-            data = self._pack(whole)
+            data = self._pack(message)
         except Exception as error:  # noqa: BLE001 - extensions may raise anything
             self._refuse(value, what, error)
         if len(data) > self.max_size:
