@@ -91,10 +91,14 @@ class Turns:
         """Do what time asks for; also the safety net should an edge of the socket be missed."""
         if self._ended:
             return
-        # Also while a slow disk commits: the clients must not take that for our death.
-        for route, frame in self._engine.heartbeats(now):
-            if self._transport.send(route, frame) is None:
-                self._engine.sessions.gone(route)
+        try:
+            # Also while a slow disk commits: the clients must not take that for our death.
+            for route, frame in self._engine.heartbeats(now):
+                if self._transport.send(route, frame) is None:
+                    self._engine.sessions.gone(route)
+        except Exception as error:  # noqa: BLE001 - as in a turn
+            self._fail(error)
+            return
         self._tick_is_due = True
         if self._committing is None:
             self._turn()
