@@ -60,9 +60,6 @@ class Place:
     before: bytes = b""
     """The key just before this one; empty if there is none, or it is not known."""
 
-    seen: int = 0
-    """The revision at which that was so."""
-
     before_owns: bool = False
     """Whether the key before this one has shown that it owns the name. Otherwise it may give up,
     and older ones are left."""
@@ -74,12 +71,19 @@ class Place:
 
     left: bool = False
 
-    def stand_behind(self, newest: Sequence[Any], revision: int) -> None:
+    def stand_behind(self, newest: Sequence[Any]) -> None:
         """Learn what is before this key from *newest*, which begins with it, or is of no use."""
         if len(newest) == 2 and newest[0].key == self.key:
-            self.before, self.seen = newest[1].key, revision
+            self.before = newest[1].key
             self.before_owns = newest[1].value.startswith(OWNER)
             self.before_gone = False
+
+    def look_before(self, found: Sequence[Any]) -> None:
+        """Learn from *found* what the key before this one is now."""
+        if not found:
+            self.before_gone = True
+        elif found[0].value.startswith(OWNER):
+            self.before_owns = True
 
     def learn(self, event: Any) -> bool:
         """Take what happened to the key before this one; return whether it has gone."""
@@ -195,7 +199,7 @@ class Lock:
         elif waits:
             _, look_answer, newest_answer = answer.responses
             place.created = look_answer.response_range.kvs[0].create_revision
-            place.stand_behind(newest_answer.response_range.kvs, answer.header.revision)
+            place.stand_behind(newest_answer.response_range.kvs)
             return None
         else:
             found = answer.responses[0].response_range.kvs
@@ -235,19 +239,25 @@ class Lock:
             **_NEWEST,
         )
         answer = await self._client.call(Call.RANGE, request)
-        place.stand_behind(answer.kvs, answer.header.revision)
+        place.stand_behind(answer.kvs)
 
     async def _is_gone(self, place: Place, until: float | None) -> bool:
         """Wait for the key before this one to go; return False if it is still there at *until*.
 
         True also when it cannot be watched any longer.
         """
-        with self._watches.watch(place.before, revision=place.seen + 1, wakes=place.learn) as gone:
-            place.lease.on_loss = gone.happened.set
+        with self._watches.watch(place.before, wakes=place.learn) as gone:
+            place.lease.on_loss = gone.end
             left = None if until is None else until - self._now()
             try:
                 async with asyncio.timeout(left):
-                    await gone.happened.wait()
+                    await gone.began.wait()
+                    if not gone.happened.is_set():
+                        # What happened before it began is not told by the watch.
+                        answer = await self._client.call(Call.RANGE, RangeRequest(key=place.before))
+                        place.look_before(answer.kvs)
+                    if not place.before_gone:
+                        await gone.happened.wait()
             except TimeoutError:
                 return False
             if gone.refusal is not None:

@@ -18,8 +18,9 @@ from .stream import Stream
 class Watch:
     """Tells that something happened to a range of keys. A context manager: it ends with the block.
 
-    `happened` is set by the first event that *wakes*, and also when the history that was to be
-    watched is gone (compacted) or watching was refused. For another event, clear it.
+    `began` is set when it sees what happens from now on. `happened` is set by the first event that
+    *wakes*, and both when the history that was to be watched is gone (compacted) or watching was
+    refused. For another event, clear it.
     """
 
     def __init__(
@@ -36,8 +37,9 @@ class Watch:
         self._start = start
         self._end = end
         self._wakes = wakes
-        #: The first revision that has not been seen yet.
+        #: The first revision that has not been seen yet; 0 until it is known.
         self.revision = revision
+        self.began = asyncio.Event()
         self.happened = asyncio.Event()
         #: Whether it was refused once, with a token that was perhaps too old.
         self.refused = False
@@ -64,9 +66,17 @@ class Watch:
         )
         return WatchRequest(create_request=create)
 
+    def end(self) -> None:
+        """Let nobody wait any longer."""
+        self.began.set()
+        self.happened.set()
+
     def take(self, response: Any) -> None:
         """Take what the server says about this watch."""
         self.refused = False
+        if response.created:
+            self.revision = self.revision or response.header.revision + 1
+            self.began.set()
         for event in response.events:
             self.revision = event.kv.mod_revision + 1
             if self._wakes is None or self._wakes(event):
@@ -92,10 +102,14 @@ class Watches:
         start: bytes,
         end: bytes = b"",
         *,
-        revision: int,
+        revision: int = 0,
         wakes: Callable[[Any], bool] | None = None,
     ) -> Watch:
-        """Watch a range from *revision* on; *wakes* is given each event, and says if it counts."""
+        """Watch a range; *wakes* is given each event, and says if it counts.
+
+        From *revision* on if it is given. etcd serves those that begin in the past only each 0.1 s,
+        until they have caught up: without it nobody waits for that.
+        """
         number = next(self._numbers)
         watch = self._watches[number] = Watch(self, number, start, end, revision, wakes)
         self._begin(watch)
@@ -139,12 +153,12 @@ class Watches:
                 watch.refusal = AuthenticationFailed(
                     f"{self._client.settings.text}: watching was refused: {response.cancel_reason}"
                 )
-            watch.happened.set()
+            watch.end()
 
     def refused(self, error: BackendRefused) -> None:
         for watch in self._watches.values():
             watch.refusal = error
-            watch.happened.set()
+            watch.end()
         self._watches.clear()
 
 
