@@ -98,8 +98,8 @@ def _file(name: str, explanation: str, *, exists: bool = False) -> Callable[[_Co
 @click.option(
     "--full",
     is_flag=True,
-    help="Everything: memory, a broker, etcd, all peers, all curves. Takes two hours; with "
-    "--repeat 3 --duration 1.5 --patience 40 three quarters of one.",
+    help="Everything: memory, a broker, etcd, all peers, all curves. With "
+    "--repeat 3 --duration 1 --patience 40 it takes about half an hour.",
 )
 @click.option(
     "--data",
