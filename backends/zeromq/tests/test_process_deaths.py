@@ -107,7 +107,7 @@ print("ready", flush=True)
 sys.stdin.readline()
 for number, token in enumerate(tokens, 2):
     socket.send(encode(number, received, [[Op.ACK, 1, [token]]]))
-time.sleep(0.2)  # libzmq writes them to the socket meanwhile
+time.sleep(0.2)  # they are on their way meanwhile
 print("acknowledged", flush=True)
 sys.stdin.read()
 """
@@ -116,7 +116,12 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerProcess]:
     """Return a broker whose sessions time out late."""
-    process = BrokerProcess(tmp_path_factory.mktemp("patient") / "broker", session_timeout=TIMEOUT)
+    process = BrokerProcess(
+        tmp_path_factory.mktemp("patient") / "broker",
+        session_timeout=TIMEOUT,
+        # How soon deaths are noticed is looked at here, not how long messages wait after them.
+        death_delay=0.001,
+    )
     process.start()
     yield process
     process.kill()
