@@ -53,10 +53,10 @@ class Workers:
         self.names.remove(name)
 
 
-def taken_over(events: list[Event], within: float, since: str = "ok") -> Finding:
+def taken_over(events: list[Event], within: float) -> Finding:
     """Each job in the hands of a worker that failed begins elsewhere *within* seconds.
 
-    Of the fault's beginning or end, "call" or "ok", as *since* says.
+    Counted from the beginning of the fault: its end may be noted when others have the job already.
     """
     at_work: dict[str, set[str]] = {}
     waiting: dict[str, tuple[str, float]] = {}
@@ -75,7 +75,7 @@ def taken_over(events: list[Event], within: float, since: str = "ok") -> Finding
                 if worker and worker != event.process:
                     took.append(event.time - failed_at)
                     del waiting[key]
-        elif event.op == "fault" and event.phase == since:
+        elif event.op == "fault" and event.phase == "call":
             target = event["target"]
             waiting |= dict.fromkeys(at_work.pop(target, ()), (target, event.time))
     finding = Finding({"taken_over": len(took), "after_at_most": max(took, default=0)})
@@ -140,7 +140,7 @@ async def test_jobs_of_paused_workers_are_taken_over(new_run: Callable[[], Run])
             checkers.duplicates(events, 2 * 2),
             checkers.no_zombie(events),
             checkers.attempts(events, 3),
-            taken_over(events, SESSION_TIMEOUT + 2, since="call"),
+            taken_over(events, SESSION_TIMEOUT + 2),
             checkers.faults(events),
         )
 
