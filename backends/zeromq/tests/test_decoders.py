@@ -32,20 +32,7 @@ from corekit.errors import (
 )
 from corekit.testing import make_context
 
-VALUES = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(-(1 << 63), (1 << 64) - 1),
-        st.floats(),
-        st.text(max_size=8),
-        st.binary(max_size=8),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
+from .values import VALUES
 
 #: What would do in some place of some reply, and what is next to it. Requests count from 1.
 NEARLY = st.sampled_from(

@@ -5,11 +5,14 @@ ZeroMQ itself binds `tcp://*:70000` to some other port, and an `ipc` path over a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -99,6 +102,22 @@ def _socket_path(text: str) -> Path:
             f"the path of a socket has at most {_LONGEST_PATH} bytes, not {length}: {path}",
         )
     return Path(path)
+
+
+def cannot_listen(address: str, error: Exception, number: int | None) -> BrokerRefused:
+    """Return the refusal for *error*, with the system's *number*, in binding *address*."""
+    status = exits.IN_USE if number == errno.EADDRINUSE else exits.UNAVAILABLE
+    return BrokerRefused(status, f"cannot listen on {address}: {error}")
+
+
+@contextmanager
+def for_this_user() -> Iterator[None]:
+    """Create files for this user only: no moment in which a socket's file is open to others."""
+    umask = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(umask)
 
 
 class SocketFile:

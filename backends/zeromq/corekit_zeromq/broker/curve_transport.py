@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Sequence
 
 import zmq
 
 from ..protocol import FRAME_ALLOWANCE
-from . import exits
-from .addresses import Endpoint, SocketFile
-from .exits import BrokerRefused
+from .addresses import Endpoint, SocketFile, cannot_listen, for_this_user
 from .limits import Limits
 from .security import Authenticator
 from .transport import Arrival
@@ -79,15 +76,11 @@ class CurveTransport:
         for address in endpoint.zmq_addresses():
             # Applies to the next bind only. With it IPv4 addresses would be told in IPv6's way.
             self._socket.ipv6 = "[" in address
-            # No moment in which the socket's file is open to others.
-            umask = os.umask(0o177)
             try:
-                self._socket.bind(address)
+                with for_this_user():
+                    self._socket.bind(address)
             except zmq.ZMQError as error:
-                status = exits.IN_USE if error.errno == zmq.EADDRINUSE else exits.UNAVAILABLE
-                raise BrokerRefused(status, f"cannot listen on {address}: {error}") from error
-            finally:
-                os.umask(umask)
+                raise cannot_listen(address, error, error.errno) from error
             bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
             self.addresses.append(bytes(bound).rstrip(b"\0").decode())
         if endpoint.path is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import socket
 from collections import deque
@@ -17,9 +16,7 @@ from typing import cast
 
 from ..protocol import FRAME_ALLOWANCE
 from ..zmtp import ForeignPeerError, OtherMechanismError, Router, framed
-from . import exits
-from .addresses import Endpoint, SocketFile
-from .exits import BrokerRefused
+from .addresses import Endpoint, SocketFile, cannot_listen, for_this_user
 from .limits import KIB, MIB, Limits
 from .rate import RateLimit
 from .transport import Arrival
@@ -173,12 +170,8 @@ class PlainTransport:
             # Whose it was is settled by the file beside it.
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
-            # No moment in which the socket's file is open to others.
-            umask = os.umask(0o177)
-            try:
+            with for_this_user():
                 listener.bind(path)
-            finally:
-                os.umask(umask)
             listener.listen(1024)
         self._servers.append(await self._loop.create_unix_server(self._connect, sock=listener))
         self.addresses.append(f"ipc://{path}")
@@ -312,5 +305,4 @@ def _listener(family: int, address: str) -> Iterator[socket.socket]:
         yield listener
     except OSError as error:
         listener.close()
-        status = exits.IN_USE if error.errno == errno.EADDRINUSE else exits.UNAVAILABLE
-        raise BrokerRefused(status, f"cannot listen on {address}: {error}") from error
+        raise cannot_listen(address, error, error.errno) from error

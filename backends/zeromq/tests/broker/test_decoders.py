@@ -33,24 +33,10 @@ from corekit.errors import (
     SerializationError,
 )
 
+from ..values import VALUES
 from .peer import Bench, Peer
 
 MIB = 1024 * 1024
-
-VALUES = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(-(1 << 63), (1 << 64) - 1),
-        st.floats(),
-        st.text(max_size=8),
-        st.binary(max_size=8),
-    ),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
 
 #: Stands for the token of a delivery that the peer holds.
 HELD = b"<a token>"

@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from corekit.errors import BackendUnavailable
 
+from ..values import VALUES
 from .peer import Dealer
 
 COMMAND = (sys.executable, "-m", "corekit_zeromq")
@@ -313,21 +314,6 @@ def test_what_is_not_zeromq(broker: Running) -> None:
         one.close()
 
 
-LEAVES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-(1 << 63), (1 << 64) - 1),
-    st.floats(),
-    st.text(max_size=8),
-    st.binary(max_size=8),
-)
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    ),
-    max_leaves=6,
-)
 COMMANDS = st.tuples(st.sampled_from([*Op, 99]), st.lists(VALUES, max_size=8)).map(
     lambda one: [one[0], *one[1]]
 )
