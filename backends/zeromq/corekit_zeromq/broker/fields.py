@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from typing import Any
 
@@ -85,8 +84,3 @@ def information(value: Any) -> dict[str, str]:
         for key in ("name", "version")
         if type(value.get(key)) is str
     }
-
-
-def is_finite(value: Any) -> bool:
-    """Tell whether *value* is a number that is neither infinite nor NaN."""
-    return type(value) in {int, float} and math.isfinite(value)
