@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from corekit_zeromq.broker.journal import FILE
+from corekit_zeromq.broker.journal import FILE, LOG
 from corekit_zeromq.protocol import Op
 
 from .modules import load
@@ -22,12 +22,12 @@ WAL = FILE + "-wal"
 #: What disks write as a whole.
 SECTOR = 512
 
-#: A page of the journal in its log, with what sqlite writes before each.
-FRAME = 24 + 4096
-
 #: The header of sqlite's log, and where it says which generation of the log it is.
 _HEADER = 32
 _GENERATION = slice(16, 24)
+
+#: Where the journal's own log does so.
+_SALT = slice(0, 8)
 
 #: Speaks to an engine without a process.
 Bench = load("backends/zeromq/tests/broker/peer.py").Bench
@@ -117,8 +117,18 @@ def messages(directory: Path) -> Messages:
 
 
 def is_new_log(before: Files, after: Files) -> bool:
-    """Tell whether the log was begun anew: its old frames are overwritten from the beginning."""
+    """Tell whether sqlite's log was begun anew: its old frames are overwritten from the start."""
     return before.get(WAL, b"")[_GENERATION] != after.get(WAL, b"")[_GENERATION]
+
+
+def salt(found: Files) -> bytes:
+    """Return what tells the records of the journal's log from older ones behind them."""
+    return found.get(LOG, b"")[_SALT]
+
+
+def log_end(found: Files) -> int:
+    """Return where the last record of a journal's log ends, which was never begun anew."""
+    return len(found.get(LOG, b"").rstrip(b"\0"))
 
 
 def half_created(path: Path, sectors: int) -> Files:
@@ -143,7 +153,18 @@ def half_created(path: Path, sectors: int) -> Files:
 def power_cut(before: Files, after: Files, random: Random) -> Files:
     """Return what may be on disk if the power fails on the way from one commit to the next.
 
-    Of the log and the database only one is unsure at a time: the log is synced before what is in
+    A commit goes to the journal's log or to its database, and is synced before the next one begins:
+    first the database, if both are written between two commits of ours.
+    """
+    if before[LOG] != after[LOG] and random.random() < 0.5:
+        return after | {LOG: mixed(before[LOG], after[LOG], random)}
+    return database_cut(before, after, random) | {LOG: before[LOG]}
+
+
+def database_cut(before: Files, after: Files, random: Random) -> Files:
+    """Return the same for the files of the database.
+
+    Of its log and itself only one is unsure at a time: the log is synced before what is in
     it is copied to the database, and the database before the log is begun anew. Then the log's new
     header is synced before its frames are written over the old ones.
     """

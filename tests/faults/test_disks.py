@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from corekit_zeromq.broker import schema
-from corekit_zeromq.broker.journal import FILE
+from corekit_zeromq.broker import journal, schema
+from corekit_zeromq.broker.journal import FILE, LOG
 
 from corekit import App
 from corekit.testing import eventually
@@ -98,18 +98,19 @@ async def test_a_full_disk_refuses_and_recovers(
         run.judge(*findings, checkers.faults(events))
 
 
-async def published(url: str, record: Callable[..., None], wal: Path) -> list[int]:
-    """Publish one by one; return how long the journal's log was when each was confirmed."""
-    sizes = []
-    status = wal.stat
+async def published(url: str, record: Callable[..., None], log: Path) -> list[tuple[bytes, int]]:
+    """Publish one by one; return, when each was confirmed, the log's salt and where it ended."""
+    ends = []
+    read = log.read_bytes
     async with App("faults", event_queue=url, worker_mode="-") as app:
         for number in range(150):
             facts = {"key": f"test-{number}", "channel": "q", "number": number}
             record("publish", "call", **facts)
             await app.event_queue.publish("q", number)
             record("publish", "ok", **facts)
-            sizes.append(status().st_size)
-    return sizes
+            found = {LOG: read()}
+            ends.append((crashes.salt(found), crashes.log_end(found)))
+    return ends
 
 
 async def delivered(url: str) -> list[int]:
@@ -129,32 +130,34 @@ async def delivered(url: str) -> list[int]:
 
 
 async def test_a_journal_that_lost_its_end(new_run: Callable[[], Run], tmp_path: Path) -> None:
-    """Whatever byte a journal was cut at, a broker has what was confirmed before that byte.
+    """Whatever byte a journal's log was cut at, a broker has what was confirmed before that byte.
 
     It is delivered in order, without holes and without anything else.
     """
     async with new_run() as run:
         broker = run.broker()
-        wal = broker.data / crashes.WAL
-        sizes = await published(broker.url, run.record, wal)
+        log = broker.data / LOG
+        ends = await published(broker.url, run.record, log)
         broker.kill()
-        assert sizes == sorted(sizes), "the log was begun anew: publish less"
-        assert wal.stat().st_size >= sizes[-1]
-        cuts = run.random.sample(range(sizes[-1] // 2, sizes[-1] + 1), scaled(6))
+        # The others went to the database before the log was begun anew.
+        salt, last = ends[-1]
+        logged = [end for found, end in ends if found == salt]
+        assert logged == sorted(logged)
+        cuts = run.random.sample(range(logged[0], last + 1), scaled(6))
         for number, cut in enumerate(cuts):
             copy = Broker(tmp_path / f"copy{number}")
             shutil.copytree(broker.data, copy.data)
-            os.truncate(copy.data / wal.name, cut)
+            os.truncate(copy.data / log.name, cut)
             async with run.fault("cut", str(cut)):
                 await asyncio.to_thread(copy.start)
             try:
                 numbers = await delivered(copy.url)
             finally:
                 copy.kill()
-            confirmed = sum(size <= cut for size in sizes)
+            confirmed = len(ends) - sum(end > cut for end in logged)
             assert numbers == list(range(len(numbers)))
             assert confirmed <= len(numbers) <= confirmed + 1
-        run.judge(Finding({"published": len(sizes), "cuts": len(cuts)}))
+        run.judge(Finding({"published": len(ends), "cuts": len(cuts)}))
 
 
 #: Every so many bytes the log is cut; with a scale of 7 at each.
@@ -162,23 +165,23 @@ STEP = max(1, round(7 / SCALE))
 
 
 def test_a_journal_cut_at_every_byte(tmp_path: Path, new_run: Callable[[], Run]) -> None:
-    """Cut anywhere in its last pages or at any page, it holds exactly the commits before that."""
+    """Cut anywhere in its log, it holds exactly the commits before that."""
     run = new_run()
     live, copy = tmp_path / "live", tmp_path / "copy"
     live.mkdir()
     journalist = Journalist(live, run.random)
+    journalist.publish(100)
     commits = [journalist.commit()]
     commits += [journalist.step(3000) for _ in range(20)]
     journalist.close()
     last = commits[-1].files
-    ends = [len(commit.files.get(crashes.WAL, b"")) for commit in commits]
+    ends = [crashes.log_end(commit.files) for commit in commits]
     assert ends == sorted(set(ends)), "each commit makes the log longer"
-    pages = range(32, ends[-1], crashes.FRAME)
-    near = {page + offset for page in pages for offset in (-1, 0, 1, 24, 25) if page >= ends[0]}
-    cuts = near | set(range(ends[-1] - 2 * crashes.FRAME, ends[-1] + 1, STEP))
+    near = {end + offset for end in ends for offset in (-1, 0, 1, 23, 24, 25)}
+    cuts = near | set(range(ends[-5], ends[-1] + 1, STEP))
     cuts = {cut for cut in cuts if ends[0] <= cut <= ends[-1]}
     for cut in sorted(cuts):
-        crashes.write(copy, last | {crashes.WAL: last[crashes.WAL][:cut]})
+        crashes.write(copy, last | {LOG: last[LOG][:cut]})
         confirmed = max(number for number, end in enumerate(ends) if end <= cut)
         assert crashes.messages(copy) == commits[confirmed].messages, cut
     run.judge(Finding({"commits": len(commits), "bytes_cut_at": len(cuts)}))
@@ -189,20 +192,23 @@ def test_a_power_cut_below_the_file_system(
 ) -> None:
     """Whichever sectors of what was not yet synced are on disk: a commit is whole or absent.
 
-    Everything that was confirmed is there, also while the log is copied to the database and begun
-    anew, which happens often here.
+    Everything that was confirmed is there, also while a log is copied to the database and begun
+    anew, which happens often here: the journal's own log, and sqlite's.
     """
-    monkeypatch.setattr(schema, "_CHECKPOINT_PAGES", 60)
+    monkeypatch.setattr(schema, "_CHECKPOINT_PAGES", 40)
+    monkeypatch.setattr(journal, "_MOST_LOGGED", 3)
     run = new_run()
     live, copy = tmp_path / "live", tmp_path / "copy"
     live.mkdir()
     journalist = Journalist(live, run.random)
     commits = [journalist.commit()]
-    commits += [journalist.step(3000) for _ in range(60)]
+    commits += [journalist.step(3000) for _ in range(120)]
     journalist.close()
     steps = list(itertools.pairwise(commits))
+    salts = len({crashes.salt(commit.files) for commit in commits})
     logs = sum(crashes.is_new_log(before.files, after.files) for before, after in steps)
     copies = sum(before.files[FILE] != after.files[FILE] for before, after in steps)
+    assert salts > 10
     assert logs > 3
     assert copies > 3
     whole = 0
@@ -212,7 +218,7 @@ def test_a_power_cut_below_the_file_system(
         found = crashes.messages(copy)
         whole += found == after.messages
         assert found in (before.messages, after.messages)
-    figures = {"power_cuts": scaled(500), "commits_whole": whole, "new_logs": logs}
+    figures = {"power_cuts": scaled(500), "commits_whole": whole, "new_logs": logs, "salts": salts}
     run.judge(Finding({**figures, "copied_to_database": copies}))
 
 

@@ -1,16 +1,16 @@
-"""What the broker must not lose: one SQLite file, one transaction per turn of the loop."""
+"""What the broker must not lose: one SQLite file, and a redo log before it."""
 
 from __future__ import annotations
 
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgpack
-
 from corekit.arguments import shown
 
+from .changes import Changes, Counts
 from .channels import Channels
 from .dead_letters import DeadLetters
 from .records import (
@@ -23,30 +23,39 @@ from .records import (
     places_of,
     read_place,
 )
+from .redo_log import RedoLog
 from .schema import PAGE, connect
 
 FILE = "journal.sqlite3"
+LOG = f"{FILE}-redo"
 
 #: So many removals are committed without waiting for anything else.
 _MOST_REMOVALS = 1000
+
+#: So many messages wait in the log at most. The database takes them within some milliseconds.
+_MOST_LOGGED = 2000
 
 
 class Counted(Protocol):
     """A queue whose counts are kept."""
 
-    def counts(self) -> tuple[int, int, int, int, int]:
-        """Return messages, bytes, timed, dead, and the id of the channel."""
+    def counts(self) -> Counts:
+        """Return how the queue is left."""
         ...
 
 
 class Journal:
     """Collects the changes of a turn, and commits them together.
 
-    A change is written at the latest by `commit`; reading writes first what was collected, so a
-    turn reads its own changes. Nothing that depends on a change may leave the process before
-    `commit` has returned; only removals may wait, as long as whoever asked for them is not told.
-    Any sqlite3.Error means that memory and disk no longer agree: the
-    process must end and start again from the disk.
+    Messages that come and go, all that most turns are about, are committed as one record of the
+    redo log: one write, one flush. The database gets what is left of them later, with the next
+    commit that is about anything else, or when the log has enough. What came and went meanwhile it
+    never sees. At the start it gets what the log has, before anything is read.
+
+    Reading writes first what was collected, so a turn reads its own changes. Nothing that depends
+    on a change may leave the process before `commit` has returned; only removals may wait, as long
+    as whoever asked for them is not told. After any sqlite3.Error or OSError memory and disk may no
+    longer agree: the process must end and start again from the disk.
     """
 
     def __init__(self, directory: Path, *, durable: bool = True) -> None:
@@ -55,14 +64,22 @@ class Journal:
         self._begun = False
         self._wrote = False
         self.commits = 0
-        self._inserts: list[tuple[int | str | float | bytes | None, ...]] = []
-        self._deletes: list[tuple[int]] = []
+        #: What this turn has changed.
+        self._fresh = Changes()
+        #: What the log has and the database has not.
+        self._logged = Changes()
+        self._changed: dict[Counted, None] = {}
         self._postponed: list[tuple[object, ...]] = []
         self._deaths: list[tuple[int, int]] = []
-        self._ids: dict[str, list[str]] = {}
-        self._published_at = 0.0
-        self._last = 0
+        self.reusable = 0
+        """Bytes of the file that held nothing any more at the last commit: it does not shrink."""
         try:
+            self._log = RedoLog(directory / LOG, durable=durable)
+            try:
+                self._recover()
+            except BaseException:
+                self._log.close()
+                raise
             self.last = self._last_seq()
             """The seq of the newest message that is committed."""
             self.dead_letters = DeadLetters(self)
@@ -70,9 +87,6 @@ class Journal:
         except BaseException:
             self._db.close()
             raise
-        self.reusable = 0
-        """Bytes of the file that held nothing any more at the last commit: it does not shrink."""
-        self._changed: dict[Counted, None] = {}
 
     def __repr__(self) -> str:
         return f"<Journal commits={self.commits} {'open' if self.pending else 'clean'}>"
@@ -80,9 +94,18 @@ class Journal:
     @property
     def pending(self) -> bool:
         """Whether there is anything to commit."""
+        fresh = self._fresh
         return self._begun or bool(
-            self._inserts or self._deletes or self._postponed or self._deaths or self._changed
+            fresh.inserts or fresh.deletes or self._postponed or self._deaths or self._changed
         )
+
+    def _recover(self) -> None:
+        """Bring into the database what a former life left in the log, and begin it anew."""
+        salt = self.meta("log")
+        for record in self._log.read(salt) if salt else ():
+            self._logged.redo(record)
+        # The transaction stays open: the first commit is a checkpoint, which gives the log a salt.
+        self._logged.write_counts(self.writer())
 
     def _last_seq(self) -> int:
         seq = self.meta("seq")
@@ -97,30 +120,52 @@ class Journal:
         """Whether something must be committed now: anything but a few removals."""
         return (
             self._wrote
-            or bool(self._inserts or self._postponed or self._deaths)
-            or len(self._deletes) >= _MOST_REMOVALS
+            or bool(self._fresh.inserts or self._postponed or self._deaths)
+            or len(self._fresh.deletes) >= _MOST_REMOVALS
         )
 
     def commit(self) -> None:
         """Make everything collected durable."""
         if not self.pending:
             return
-        self.writer()
-        if self._changed:
-            self._db.executemany(
-                "UPDATE channel SET messages=?, bytes=?, timed=?, dead=? WHERE id=?",
-                [queue.counts() for queue in self._changed],
-            )
-            self._changed.clear()
-        (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        self._db.execute("COMMIT")
+        self._fresh.counts = {row[-1]: row for row in (queue.counts() for queue in self._changed)}
+        self._changed.clear()
+        last = self._fresh.last
+        if self._belongs_into_log() and self._log.append(self._fresh.record()):
+            self._logged.absorb(self._fresh)
+        else:
+            self.checkpoint()
+        self.commits += 1
+        self.last = max(self.last, last)
+
+    def _belongs_into_log(self) -> bool:
+        return not (
+            self._begun
+            or self._postponed
+            or self._deaths
+            or len(self._logged.inserts) + len(self._fresh.inserts) > _MOST_LOGGED
+        )
+
+    def checkpoint(self) -> None:
+        """Make everything durable in the database, and begin the log anew."""
+        db = self.writer()
+        self._logged.counts |= self._fresh.counts
+        self._fresh.counts.clear()
+        self._logged.write_counts(db)
+        salt = None
+        if not self._log.is_new:
+            salt = secrets.randbits(61) + 1
+            self.set_meta("log", salt)
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        db.execute("COMMIT")
+        if salt is not None:
+            self._log.restart(salt)
         self.reusable = free * PAGE
         self._begun = self._wrote = False
-        self.commits += 1
-        self.last = max(self.last, self._last)
 
     def close(self) -> None:
-        """Close the file; what was not committed is forgotten."""
+        """Close the files; what was not committed is forgotten."""
+        self._log.close()
         self._db.close()
 
     def _begin(self) -> sqlite3.Connection:
@@ -141,18 +186,10 @@ class Journal:
         """
         db = self._begin()
         # Messages first: nothing else in a turn refers to later ones.
-        if self._inserts:
+        self._logged.absorb(self._fresh)
+        if self._logged.ids:
             self._wrote = True
-            if self._last > LAST_SEQ:
-                raise sqlite3.DataError(f"message {self._last} is more than a journal can hold")
-            db.executemany("INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?)", self._inserts)
-            self.set_meta("seq", self._last)
-            self._inserts.clear()
-            db.execute(
-                "INSERT INTO recent (at, ids) VALUES (?,?)",
-                (self._published_at, msgpack.packb(self._ids)),
-            )
-            self._ids = {}
+            self._logged.write_inserts(db)
         if self._postponed:
             self._wrote = True
             db.executemany(
@@ -164,9 +201,7 @@ class Journal:
             self._wrote = True
             db.executemany("UPDATE message SET deaths=? WHERE place=?", self._deaths)
             self._deaths.clear()
-        if self._deletes:
-            db.executemany("DELETE FROM message WHERE place=?", self._deletes)
-            self._deletes.clear()
+        self._logged.write_deletes(db)
         return db
 
     def _one(self, statement: str, parameters: tuple[object, ...]) -> tuple[Any, ...] | None:
@@ -186,19 +221,19 @@ class Journal:
     ) -> None:
         """Add *message* to *channel*, whose name is *name*, published at *wall*."""
         seq, id_, body, attempts, deaths, published_at, timed = message
-        self._inserts.append(
-            (
-                place_of(channel, seq, timed=timed), id_, due, delay, attempts, deaths,
-                published_at, checksum(seq, id_, body), body,
-            )
+        if seq > LAST_SEQ:
+            raise sqlite3.DataError(f"message {seq} is more than a journal can hold")
+        fresh, place = self._fresh, place_of(channel, seq, timed=timed)
+        fresh.inserts[place] = (
+            place, id_, due, delay, attempts, deaths, published_at, checksum(seq, id_, body), body
         )  # fmt: skip
-        self._ids.setdefault(name, []).append(id_)
-        self._published_at = wall
-        self._last = seq
+        fresh.ids.setdefault(name, []).append(id_)
+        fresh.published_at = wall
+        fresh.last = seq
 
     def delete(self, place: int) -> None:
         """Remove a message that is done."""
-        self._deletes.append((place,))
+        self._fresh.delete(place)
 
     def postpone(
         self, place: int, to: int, due: float, delay: float, attempts: int, deaths: int

@@ -62,7 +62,7 @@ class Turns:
         return f"<Turns {state} commit_time={self._commit_time * 1000:.2f}ms>"
 
     async def close(self) -> None:
-        """Take the last turn, unless the journal failed, and no more."""
+        """Take the last turn, unless the journal failed, and no more; leave the log empty."""
         self._transport.ignore()
         self._engine.closing = True
         if self._committing is not None:
@@ -71,6 +71,8 @@ class Turns:
             self._turn()
             if self._committing is not None:
                 await asyncio.wait([self._committing])
+        if not self._ended:
+            self._checkpoint()
         self._ended = True
         if self._alarm is not None:
             self._alarm.cancel()
@@ -102,6 +104,13 @@ class Turns:
         self._tick_is_due = True
         if self._committing is None:
             self._turn()
+
+    def _checkpoint(self) -> None:
+        try:
+            self._journal.checkpoint()
+        except (sqlite3.Error, OSError) as error:
+            # What it was about stays in the log.
+            self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         self._ended = True

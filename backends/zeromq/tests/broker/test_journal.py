@@ -11,7 +11,9 @@ from corekit_zeromq.broker import exits
 from corekit_zeromq.broker.data_directory import DataDirectory, HighWater
 from corekit_zeromq.broker.engine import Engine
 from corekit_zeromq.broker.exits import BrokerRefused
-from corekit_zeromq.broker.journal import FILE, Journal
+from corekit_zeromq.broker.journal import FILE, LOG, Journal
+from corekit_zeromq.broker.redo_log import CAPACITY
+from corekit_zeromq.broker.schema import VERSION
 from corekit_zeromq.protocol import Op, Reply
 
 from .peer import Bench
@@ -28,17 +30,17 @@ def contents(directory: Path) -> list[str]:
 
 
 def filled(directory: Path, count: int) -> list[int]:
-    """Publish *count* messages, each in a commit of its own; return the log's size after each."""
+    """Publish *count* messages, each in a commit of its own; return where each ends in the log."""
     bench = Bench(directory)
     peer = bench.peer()
-    sizes = []
+    ends = []
     for n in range(count):
         peer.publish(f"m{n}", b"body %d" % n * 10)
-        sizes.append((directory / (FILE + "-wal")).stat().st_size)
+        ends.append(len((directory / LOG).read_bytes().rstrip(b"\0")))
     # As after SIGKILL: the files are copied while they are open.
     shutil.copytree(directory, directory.with_name("crashed"))
     bench.journal.close()
-    return sizes
+    return ends
 
 
 def test_settings_are_those_that_were_asked_for(tmp_path: Path) -> None:
@@ -62,15 +64,83 @@ def test_a_log_cut_anywhere_loses_its_end_only(tmp_path: Path) -> None:
     """Whatever length of the log survived: exactly the commits that fit into it are there."""
     directory = tmp_path / "live"
     directory.mkdir()
-    sizes = filled(directory, 12)
-    log = (tmp_path / "crashed" / (FILE + "-wal")).read_bytes()
-    for length in range(sizes[0], len(log) + 1, 997):
+    ends = filled(directory, 12)
+    assert ends == sorted(set(ends))
+    log = (tmp_path / "crashed" / LOG).read_bytes()
+    for length in range(0, ends[-1] + 20, 17):
         cut = tmp_path / "cut"
         shutil.rmtree(cut, ignore_errors=True)
         shutil.copytree(tmp_path / "crashed", cut)
-        (cut / (FILE + "-wal")).write_bytes(log[:length])
-        whole = sum(size <= length for size in sizes)
+        (cut / LOG).write_bytes(log[:length])
+        # The first one had the queue to be made, and is in the database.
+        whole = 1 + sum(end <= length for end in ends[1:])
         assert contents(cut) == [f"m{n}" for n in range(whole)]
+
+
+def test_the_log_goes_with_its_database_only(tmp_path: Path) -> None:
+    """A log that was left behind by another journal, or an older state, adds nothing."""
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+        bench = Bench(tmp_path / name)
+        peer = bench.peer()
+        for n in range(3):
+            peer.publish(f"{name}{n}")
+        bench.journal.close()
+    shutil.copy(tmp_path / "one" / LOG, tmp_path / "other" / LOG)
+    assert contents(tmp_path / "other") == ["other0"]
+    shutil.copy(tmp_path / "one" / LOG, tmp_path / LOG)
+    assert contents(tmp_path) == []
+
+
+def test_a_checkpoint_leaves_everything_in_the_database(tmp_path: Path) -> None:
+    """After it the database alone has what was committed, and the log begins anew."""
+    bench = Bench(tmp_path)
+    peer = bench.peer()
+    for n in range(3):
+        peer.publish(f"m{n}")
+    bench.journal.checkpoint()
+    bench.journal.close()
+    (tmp_path / LOG).unlink()
+    assert contents(tmp_path) == ["m0", "m1", "m2"]
+
+
+def test_what_came_and_went_never_reaches_the_database(tmp_path: Path) -> None:
+    """Nor does it wear it out: whatever passes through, the database file stays as it is."""
+    bench = Bench(tmp_path)
+    peer = bench.peer()
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1000])
+    bench.journal.checkpoint()
+    before = (tmp_path / f"{FILE}-wal").read_bytes()
+    for n in range(100):
+        peer.inbox.clear()
+        peer.publish(f"m{n}", b"x" * 1000)
+        tokens = [one[0] for command in peer.inbox if command[0] == Reply.DELIVERIES
+                  for one in command[2]]  # fmt: skip
+        assert len(tokens) == 1
+        peer.send([Op.ACK, 1, tokens])
+    assert (tmp_path / f"{FILE}-wal").read_bytes() == before
+    assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 0, 0)
+    bench.crash()
+    assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 0, 0)
+    assert bench.journal.execute("SELECT count(*) FROM message").fetchone() == (0,)
+    bench.journal.close()
+
+
+def test_the_log_is_bounded(tmp_path: Path) -> None:
+    """By bytes, and by messages: beyond that the database takes over, and nothing is lost."""
+    bench = Bench(tmp_path)
+    peer = bench.peer()
+    peer.publish("first")
+    for n in range(40):
+        peer.publish(f"large{n}", b"x" * 300_000)
+    assert (tmp_path / LOG).stat().st_size <= CAPACITY
+    for n in range(5):
+        commands = [[Op.QUEUE_PUBLISH, 1, "q", f"m{n}-{k}", b"", 0, None] for k in range(1000)]
+        peer.send(*commands)
+    assert bench.journal.execute("SELECT count(*) FROM message").fetchone() == (5041,)
+    bench.crash()
+    assert bench.engine.queues.stats(bench.now, "q") == (5041, 0, 0, 0)
+    bench.journal.close()
 
 
 def test_a_flipped_bit_is_never_delivered(tmp_path: Path) -> None:
@@ -79,6 +149,7 @@ def test_a_flipped_bit_is_never_delivered(tmp_path: Path) -> None:
     peer = bench.peer()
     for n in range(20):
         peer.publish(f"m{n}", b"body %02d " % n * 40)
+    bench.journal.checkpoint()
     bench.journal.close()
     file = tmp_path / FILE
     # Also in pages that are no longer in use, whose contents stay.
@@ -108,7 +179,7 @@ def foreign(path: Path, kind: str) -> None:
         with sqlite3.connect(path) as db:
             marks = {"foreign": 77, "unmarked": 0, "newer": 0x636B7A71}
             db.execute(f"PRAGMA application_id={marks[kind]}")
-            db.execute("PRAGMA user_version=3")
+            db.execute(f"PRAGMA user_version={VERSION + 1}")
             db.execute("CREATE TABLE mine (x)")
         db.close()
 

@@ -1,4 +1,4 @@
-"""Journals of the first format: they open, and everything in them is there."""
+"""Journals of older formats: they open, and everything in them is there."""
 
 import sqlite3
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from corekit_zeromq.broker import channels, exits, schema
 from corekit_zeromq.broker.exits import BrokerRefused
-from corekit_zeromq.broker.journal import FILE, Journal
+from corekit_zeromq.broker.journal import FILE, LOG, Journal
 from corekit_zeromq.broker.records import LAST_CHANNEL, checksum
 from corekit_zeromq.protocol import Op, Reply
 
@@ -153,6 +153,27 @@ def test_an_old_journal_goes_on(tmp_path: Path) -> None:
     got = [one[0] for one in drained(bench.peer(), 1, "q")]
     assert got[:2] == ["m3", "m6"]
     assert got[-2:] == ["new", "m1001"]
+    bench.journal.close()
+
+
+def test_a_journal_without_a_log_goes_on(tmp_path: Path) -> None:
+    """Format 2 had none: what it holds stays, and older releases refuse it from then on."""
+    bench = Bench(tmp_path)
+    bench.peer().publish("old")
+    bench.journal.checkpoint()
+    bench.journal.close()
+    (tmp_path / LOG).unlink()
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("DELETE FROM meta WHERE key='log'")
+        db.execute("PRAGMA user_version=2")
+    db.close()
+    bench = Bench(tmp_path)
+    bench.peer().publish("new")
+    bench.crash()
+    bench.wait(bench.limits.reclaim)
+    assert [one[0] for one in drained(bench.peer(), 1, "q")] == ["old", "new"]
+    (version,) = bench.journal.execute("PRAGMA user_version").fetchone()
+    assert version == schema.VERSION
     bench.journal.close()
 
 

@@ -3,13 +3,12 @@
 import asyncio
 import contextlib
 import shutil
-import sqlite3
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from corekit_zeromq.broker import Broker
-from corekit_zeromq.broker.journal import FILE
+from corekit_zeromq.broker.journal import FILE, Journal
 from corekit_zeromq.protocol import MAGIC, VERSION, Op, Reply, decode, encode
 
 from corekit.testing import VirtualClock
@@ -100,8 +99,8 @@ def messages_on_disk(data: Path) -> int:
     with tempfile.TemporaryDirectory() as copy:
         for file in data.glob(f"{FILE}*"):
             shutil.copy(file, copy)
-        with contextlib.closing(sqlite3.connect(f"{copy}/{FILE}")) as disk:
-            (count,) = disk.execute("SELECT count(*) FROM message").fetchone()
+        with contextlib.closing(Journal(Path(copy))) as journal:
+            (count,) = journal.execute("SELECT count(*) FROM message").fetchone()
             return int(count)
 
 

@@ -1,0 +1,110 @@
+"""What was changed in the journal and is not in the database yet."""
+
+from __future__ import annotations
+
+import sqlite3
+
+import msgpack
+
+#: A message as the database has it: place, id, due, delay, attempts, deaths, published_at, crc,
+#: body.
+Row = tuple[int, str, float | None, float | None, int, int, float, int, bytes]
+
+#: How a queue is left: messages, bytes, timed, dead, and the number of its channel.
+Counts = tuple[int, int, int, int, int]
+
+
+class Changes:
+    """Messages that came, messages that went, and how that leaves the queues.
+
+    A message that came and went is in none of them: the database never hears of it.
+    """
+
+    def __init__(self) -> None:
+        self.inserts: dict[int, Row] = {}
+        """By place."""
+        self.deletes: list[tuple[int]] = []
+        self.counts: dict[int, Counts] = {}
+        """By channel."""
+        self.ids: dict[str, list[str]] = {}
+        """The ids of all messages that came, by the name of their queue."""
+        self.published_at = 0.0
+        self.last = 0
+        """The seq of the last of them."""
+
+    def __repr__(self) -> str:
+        return f"<Changes inserts={len(self.inserts)} deletes={len(self.deletes)}>"
+
+    def clear(self) -> None:
+        """Have nothing in it any more."""
+        self.inserts.clear()
+        self.deletes.clear()
+        self.counts.clear()
+        self.ids = {}
+
+    def delete(self, place: int) -> None:
+        """Let the message at *place* be gone."""
+        if self.inserts.pop(place, None) is None:
+            self.deletes.append((place,))
+
+    def record(self) -> bytes:
+        """Return everything as bytes."""
+        record: bytes = msgpack.packb(
+            (
+                list(self.inserts.values()),
+                [place for (place,) in self.deletes],
+                list(self.counts.values()),
+                self.ids,
+                self.published_at,
+                self.last,
+            )
+        )
+        return record
+
+    def redo(self, record: bytes) -> None:
+        """Take in what `record` returned; raises ValueError or TypeError if it never did."""
+        inserts, deletes, counts, ids, published_at, last = msgpack.unpackb(record, use_list=False)
+        later = Changes()
+        later.inserts = {row[0]: row for row in inserts}
+        later.deletes = [(place,) for place in deletes]
+        later.counts = {each[-1]: each for each in counts}
+        later.ids = {name: list(of_queue) for name, of_queue in ids.items()}
+        later.published_at, later.last = published_at, last
+        self.absorb(later)
+
+    def absorb(self, later: Changes) -> None:
+        """Take in what *later* has, and leave nothing there."""
+        for (place,) in later.deletes:
+            self.delete(place)
+        self.inserts |= later.inserts
+        if later.ids:
+            self.published_at, self.last = later.published_at, later.last
+            for name, ids in later.ids.items():
+                self.ids.setdefault(name, []).extend(ids)
+        self.counts.update(later.counts)
+        later.clear()
+
+    def write_inserts(self, db: sqlite3.Connection) -> None:
+        """Write the messages that came, and their ids, to the database."""
+        if self.inserts:
+            db.executemany("INSERT INTO message VALUES (?,?,?,?,?,?,?,?,?)", self.inserts.values())
+            self.inserts.clear()
+        if self.ids:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('seq',?)", (self.last,))
+            packed = msgpack.packb(self.ids)
+            db.execute("INSERT INTO recent (at, ids) VALUES (?,?)", (self.published_at, packed))
+            self.ids = {}
+
+    def write_deletes(self, db: sqlite3.Connection) -> None:
+        """Remove the messages that went from the database."""
+        if self.deletes:
+            db.executemany("DELETE FROM message WHERE place=?", self.deletes)
+            self.deletes.clear()
+
+    def write_counts(self, db: sqlite3.Connection) -> None:
+        """Write how the queues are left to the database."""
+        db.executemany(
+            "UPDATE channel SET messages=?, bytes=?, timed=?, dead=? WHERE id=?",
+            self.counts.values(),
+        )
+        self.counts.clear()

@@ -1,0 +1,88 @@
+"""Changes that go through the redo log leave the database as if each had been made there."""
+
+import sqlite3
+from typing import Any
+
+from corekit_zeromq.broker import schema
+from corekit_zeromq.broker.changes import Changes
+from hypothesis import given
+from hypothesis import strategies as st
+
+#: Turns; each publishes some messages, and removes some of those that are there.
+TURNS = st.lists(st.tuples(st.integers(0, 4), st.lists(st.integers(0, 30), max_size=4)), max_size=8)
+
+
+def database() -> sqlite3.Connection:
+    """Return an empty database with the journal's tables."""
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    db.executescript(schema._QUEUES + schema._OTHERS)
+    db.execute("INSERT INTO channel VALUES (1, 'q', 0, 0, 0, 0)")
+    return db
+
+
+def content(db: sqlite3.Connection) -> tuple[Any, ...]:
+    """Return what is in it: messages, counts, the last seq."""
+    return (
+        db.execute("SELECT * FROM message ORDER BY place").fetchall(),
+        db.execute("SELECT * FROM channel").fetchall(),
+        db.execute("SELECT * FROM meta").fetchall(),
+    )
+
+
+def write(changes: Changes, db: sqlite3.Connection) -> None:
+    """Bring *changes* into the database, in the order of the journal."""
+    changes.write_inserts(db)
+    changes.write_deletes(db)
+    changes.write_counts(db)
+
+
+class Turns:
+    """Makes turns, each as one `Changes`."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.there: list[int] = []
+
+    def turn(self, publish: int, remove: list[int]) -> Changes:
+        changes = Changes()
+        for _ in range(publish):
+            self.seq += 1
+            changes.inserts[self.seq] = (
+                self.seq, f"m{self.seq}", None, None, 0, 0, 1.5, self.seq * 7, b"x" * self.seq
+            )  # fmt: skip
+            changes.ids.setdefault("q", []).append(f"m{self.seq}")
+            changes.published_at, changes.last = float(self.seq), self.seq
+            self.there.append(self.seq)
+        for place in remove:
+            if self.there:
+                changes.delete(self.there.pop(place % len(self.there)))
+        changes.counts = {1: (len(self.there), 0, 0, 0, 1)}
+        return changes
+
+
+@given(turns=TURNS)
+def test_records_say_everything(turns: list[tuple[int, list[int]]]) -> None:
+    """What is redone from records, in one go, is what each turn would have left by itself."""
+    direct, redone = database(), database()
+    maker, logged = Turns(), Changes()
+    for publish, remove in turns:
+        changes = maker.turn(publish, remove)
+        logged.redo(changes.record())
+        write(changes, direct)
+    write(logged, redone)
+    assert content(redone) == content(direct)
+    direct.close()
+    redone.close()
+
+
+@given(turns=TURNS)
+def test_what_came_and_went_is_in_no_list(turns: list[tuple[int, list[int]]]) -> None:
+    """Absorbed turns hold the messages that are left, no removals of their own, and all ids."""
+    maker, logged = Turns(), Changes()
+    for publish, remove in turns:
+        changes = maker.turn(publish, remove)
+        logged.absorb(changes)
+        assert not any((changes.inserts, changes.deletes, changes.counts, changes.ids))
+    assert sorted(logged.inserts) == maker.there
+    assert logged.deletes == []
+    assert sum(map(len, logged.ids.values())) == maker.seq
