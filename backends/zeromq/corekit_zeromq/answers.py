@@ -23,16 +23,20 @@ def _is_whole(value: Any) -> bool:
     return type(value) is int
 
 
-def _is_text(value: Any) -> bool:
-    return type(value) is str
-
-
 def _is_flag(value: Any) -> bool:
     return type(value) is bool
 
 
 def _are_texts(value: Any) -> bool:
     return type(value) is list and all(type(one) is str for one in value)
+
+
+def _are_outcomes(value: Any) -> bool:
+    return value is None or (type(value) is list and all(map(_is_outcome, value)))
+
+
+def _is_outcome(value: Any) -> bool:
+    return value is None or type(value) is str or _is_record(value, str, str)
 
 
 def _is_map(value: Any) -> bool:
@@ -77,7 +81,7 @@ def _is_record(value: Any, *kinds: type) -> bool:
 
 _ANSWERS: dict[Op, Callable[[Any], bool]] = {
     Op.SUBSCRIBE: _is_whole,
-    Op.QUEUE_PUBLISH: _is_text,
+    Op.QUEUE_PUBLISH: _are_outcomes,
     Op.CLAIM: _are_payloads,
     Op.QUEUE_STATS: _are_counts,
     Op.DEAD_LETTERS: _are_dead_letters,
@@ -97,11 +101,13 @@ _ANSWERS: dict[Op, Callable[[Any], bool]] = {
 }
 
 
-#: Requests whose third argument is a list, with an element of the answer for each of its own.
-_FOR_EACH = frozenset({Op.CLAIM, Op.CACHE_GET, Op.CACHE_DELETE})
+#: Requests with a list at the end, for each element of which the answer, unless nil, has one.
+_FOR_EACH = frozenset({Op.QUEUE_PUBLISH, Op.CLAIM, Op.CACHE_GET, Op.CACHE_DELETE})
 
 
 def is_answer(command: Command, value: Any) -> bool:
     """Tell whether *value* can be what answers *command*."""
     op = command[0]
-    return _ANSWERS[op](value) and (op not in _FOR_EACH or len(value) == len(command[3]))
+    if not _ANSWERS[op](value):
+        return False
+    return value is None or op not in _FOR_EACH or len(value) == len(command[3])

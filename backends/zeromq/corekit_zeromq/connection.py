@@ -83,6 +83,8 @@ class Connection:
         self.broker: dict[str, Any] = {}
         self.max_message = context.max_message
         self._context = context
+        #: Goes up with each flush: what was added in the same turn leaves in the same flush.
+        self.turn = 1
         self._flushing = False
         self._flushed_at = 0.0
         self._arrivals: list[tuple[int, asyncio.Future[None]]] = []
@@ -96,7 +98,7 @@ class Connection:
 
         def farewell() -> None:
             self.session.add([Op.BYE])
-            self._flush()
+            self.flush()
 
         try:
             await self.link.close(farewell)
@@ -164,7 +166,7 @@ class Connection:
             self._rebuild(identity, secret, epoch)
         self.link.accept(heartbeat)
         self._admit()
-        self._flush()
+        self.flush()
         return 0
 
     def _rebuild(self, identity: bytes, secret: bytes, epoch: int) -> None:
@@ -223,13 +225,23 @@ class Connection:
         if self._flushing or not self.link.is_up:
             return
         if self.loop.time() - self._flushed_at > _REST:
-            self._flush()
+            self.flush()
         else:
-            self._flushing = True
-            self.loop.call_soon(self._flush)
+            self.flush_together()
 
-    def _flush(self) -> None:
+    def flush_together(self) -> None:
+        """Send what was added to the session at the end of this turn of the loop.
+
+        For what comes in waves, and is worth more together: a lone frame costs the broker a commit.
+        """
+        if not self._flushing and self.link.is_up:
+            self._flushing = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send what was added to the session now."""
         self._flushing = False
+        self.turn += 1
         link = self.link
         if not link.is_up:
             return
@@ -249,7 +261,7 @@ class Connection:
         if not self.link.is_up or session.room < 0 or self.admission.waiting:
             return None
         if session.publish(channel, payload):
-            self._flush()
+            self.flush()
             return True
         if not self._flushing:
             self.flush_soon()

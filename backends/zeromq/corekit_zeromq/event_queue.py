@@ -19,7 +19,8 @@ from corekit.errors import ConfigurationError, MessageTooLarge
 from .client import Client
 from .consumer import Consumer
 from .protocol import Op, Reply
-from .session import Command
+from .requests import PublishRequest
+from .session import OVERHEAD, Command
 
 _GUARANTEES = frozenset(
     {
@@ -43,6 +44,9 @@ class EventQueue:
     def __init__(self, url: BackendURL, context: AdapterContext) -> None:
         self._client = Client(url, context, "event_queue")
         self._consumers: dict[int, Consumer] = {}
+        #: What is published in one turn of the loop, by channel.
+        self._publishing: dict[str, PublishRequest] = {}
+        self._turn = 0
         self._numbers = itertools.count(1)
         durable = self._client.settings.durability == "full"
         self.guarantees = _GUARANTEES | {Guarantee.DURABLE} if durable else _GUARANTEES
@@ -76,29 +80,41 @@ class EventQueue:
         dedup_id: str | None = None,
     ) -> str:
         connection = self._client.connection
-        size = len(payload)
-        if size > connection.max_message:
+        if len(payload) > connection.max_message:
             raise MessageTooLarge(
-                f"queue {channel}: {size} bytes are more than the broker takes "
+                f"queue {channel}: {len(payload)} bytes are more than the broker takes "
                 f"({connection.max_message})"
             )
+        is_plain = not delay and dedup_id is None
+        message = [id, payload] if is_plain else [id, payload, delay, dedup_id]
         if connection.is_open:
-            request = connection.ask(
-                self, Op.QUEUE_PUBLISH, channel, id, payload, delay, dedup_id, size=size
-            )
+            request, future = self._put(channel, message)
         else:
-            request = await connection.admit(
-                self,
-                lambda: connection.ask(
-                    self, Op.QUEUE_PUBLISH, channel, id, payload, delay, dedup_id, size=size
-                ),
-            )
+            request, future = await connection.admit(self, lambda: self._put(channel, message))
         try:
-            message_id: str = await request.future
+            return await future
         except asyncio.CancelledError:
-            connection.requests.abandon(request)
+            connection.requests.abandon_message(request, future)
             raise
-        return message_id
+
+    def _put(self, channel: str, message: list[Any]) -> tuple[PublishRequest, asyncio.Future[str]]:
+        """Let *message* be published, with what else goes to *channel* in this turn of the loop."""
+        connection = self._client.connection
+        session = connection.session
+        if self._turn != connection.turn:
+            self._turn = connection.turn
+            self._publishing.clear()
+        request = self._publishing.get(channel)
+        if request is None or request.frame != session.number:
+            request = self._publishing[channel] = connection.requests.publish(self, channel)
+        future: asyncio.Future[str] = connection.loop.create_future()
+        cost = len(message[1]) + OVERHEAD
+        request.add(message, cost, future)
+        if session.extend(cost):
+            connection.flush()
+        else:
+            connection.flush_together()
+        return request, future
 
     def consume(self, channel: str, receiver: DeliveryReceiver) -> Consumer:
         number = next(self._numbers)
@@ -121,6 +137,8 @@ class EventQueue:
         return count
 
     async def _request(self, op: Op, *arguments: Any) -> Any:
+        # What is published from now on comes after it.
+        self._publishing.clear()
         return await self._client.connection.request(self, op, *arguments)
 
     def _on_deliveries(self, command: Command) -> int:

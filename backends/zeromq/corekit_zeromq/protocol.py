@@ -38,7 +38,7 @@ Client to broker::
     SUBSCRIBE      rid, channel, epoch or nil, seq          -> OK seq
     UNSUBSCRIBE    channel
     PUBLISH        channel, [payload, ...]
-    QUEUE_PUBLISH  rid, channel, id, payload, delay, dedup_id or nil   -> OK id
+    QUEUE_PUBLISH  rid, channel, [message, ...]             -> OK [outcome, ...] or nil
     CONSUME        consumer, channel
     CANCEL         consumer
     CREDIT         consumer, credit
@@ -76,6 +76,10 @@ Broker to client::
     GAP            channel, seq of the next message
     DELIVERIES     consumer, [[token, id, payload, attempt, deaths, published_at], ...]
     EXPIRED        consumer, [token, ...]
+
+A `message` is [id, payload] or [id, payload, delay, dedup_id or nil]. Its `outcome` is nil if it
+was queued, the id of an earlier message if its dedup_id was known, or [code, text] if it was
+refused, which concerns no other; nil instead of the list means that all were queued.
 
 SUBSCRIBE's `seq` is that of the next message which the subscriber lacks, OK's that of the next
 message which it will get. If the epoch is this one and the history reaches back to `seq`, what it

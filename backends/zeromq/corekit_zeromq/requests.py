@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable
+from itertools import count, repeat
 from typing import Any
 
 from corekit import errors
@@ -62,10 +62,49 @@ def error_from(code: object, text: object) -> CorekitError:
     return error(shown)
 
 
-class Request:
-    """A question under way."""
+#: Makes the error for who waits, given the id of the message that was to be published, if any.
+MakeError = Callable[[str | None], CorekitError]
 
-    __slots__ = ("command", "deadline", "frame", "future", "op", "owner", "rid", "size", "then")
+
+class Pending:
+    """What was asked and is not answered yet."""
+
+    __slots__ = ("command", "deadline", "frame", "op", "owner", "rid", "size")
+
+    def __init__(self, owner: object, command: Command, size: int, deadline: float | None) -> None:
+        self.owner = owner
+        self.op: Op = command[0]
+        self.rid: int = command[1]
+        self.command = command
+        self.size = size
+        self.deadline = deadline
+        #: The number of the frame that carries it.
+        self.frame = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.rid} {self.op.name} frame={self.frame}>"
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits for the answer."""
+        raise NotImplementedError
+
+    def answer(self, value: Any) -> None:
+        """Hand *value* on, which `is_answer`."""
+        raise NotImplementedError
+
+    def fail(self, make_error: MakeError) -> None:
+        """Raise an error where the answer is waited for."""
+        raise NotImplementedError
+
+    def renew(self) -> None:
+        """Get ready to be asked once more, in a new session."""
+
+
+class Request(Pending):
+    """A question under way. *then* gets the answer first, then `future`."""
+
+    __slots__ = ("future", "then")
 
     def __init__(
         self,
@@ -76,19 +115,80 @@ class Request:
         future: asyncio.Future[Any],
         then: Callable[[Any], None] | None,
     ) -> None:
-        self.owner = owner
-        self.op: Op = command[0]
-        self.rid: int = command[1]
-        self.command = command
-        self.size = size
-        self.deadline = deadline
+        super().__init__(owner, command, size, deadline)
         self.future = future
         self.then = then
-        #: The number of the frame that carries it.
-        self.frame = 0
 
-    def __repr__(self) -> str:
-        return f"<Request {self.rid} {self.op.name} frame={self.frame}>"
+    @property
+    def is_awaited(self) -> bool:
+        return not self.future.done()
+
+    def answer(self, value: Any) -> None:
+        if self.future.done():
+            return
+        if self.then is not None:
+            self.then(value)
+        self.future.set_result(value)
+
+    def fail(self, make_error: MakeError) -> None:
+        _fail(self.future, make_error(None))
+
+
+class PublishRequest(Pending):
+    """Messages for one queue that are published together; each has a future for its id.
+
+    While none of it has been sent, messages can be added.
+    """
+
+    __slots__ = ("_futures", "_messages")
+
+    def __init__(self, owner: object, rid: int, channel: str, deadline: float) -> None:
+        self._messages: list[list[Any]] = []
+        self._futures: list[asyncio.Future[str]] = []
+        command = [Op.QUEUE_PUBLISH, rid, channel, self._messages]
+        super().__init__(owner, command, 0, deadline)
+
+    @property
+    def is_awaited(self) -> bool:
+        return not all(future.done() for future in self._futures)
+
+    def add(self, message: list[Any], size: int, future: asyncio.Future[str]) -> None:
+        """Let *message* be published, too: id and payload, and maybe delay and dedup_id."""
+        self._messages.append(message)
+        self._futures.append(future)
+        self.size += size
+
+    def withdraw(self, future: asyncio.Future[str]) -> None:
+        """Take the message of *future* back."""
+        index = self._futures.index(future)
+        del self._futures[index], self._messages[index]
+
+    def answer(self, value: Any) -> None:
+        outcomes = repeat(None) if value is None else value
+        for future, message, outcome in zip(self._futures, self._messages, outcomes, strict=False):
+            if future.done():
+                continue
+            if outcome is None:
+                future.set_result(message[0])
+            elif type(outcome) is str:
+                future.set_result(outcome)
+            else:
+                _fail(future, error_from(*outcome))
+
+    def fail(self, make_error: MakeError) -> None:
+        for future, message in zip(self._futures, self._messages, strict=True):
+            _fail(future, make_error(message[0]))
+
+    def renew(self) -> None:
+        for future in [future for future in self._futures if future.done()]:
+            self.withdraw(future)
+
+
+def _fail(future: asyncio.Future[Any], error: CorekitError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Whoever asked may have been cancelled in this very turn, and not look any more.
+        future.exception()
 
 
 class Requests:
@@ -101,10 +201,10 @@ class Requests:
         self._loop = loop
         self._timeout = timeout
         self._where = where
-        self._rids = itertools.count(1)
-        self._waiting: dict[int, Request] = {}
+        self._rids = count(1)
+        self._waiting: dict[int, Pending] = {}
         #: Those without a deadline of their own; they end when the broker is away for long.
-        self._patient: dict[int, Request] = {}
+        self._patient: dict[int, Pending] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -125,15 +225,26 @@ class Requests:
         *then* gets it before whatever the broker said after it is looked at. A *patient* request
         waits as long as the broker is there, and for ever if nobody owns it.
         """
-        rid = next(self._rids)
         deadline = None if patient else self._loop.time() + self._timeout
         future = self._loop.create_future()
-        request = Request(owner, [op, rid, *arguments], size, deadline, future, then)
-        (self._patient if patient else self._waiting)[rid] = request
-        request.frame = self._session.add(request.command, size)
+        command = [op, next(self._rids), *arguments]
+        request = Request(owner, command, size, deadline, future, then)
+        self._add(request)
+        return request
+
+    def publish(self, owner: object, channel: str) -> PublishRequest:
+        """Publish to a queue what is going to be added in this turn of the loop."""
+        deadline = self._loop.time() + self._timeout
+        request = PublishRequest(owner, next(self._rids), channel, deadline)
+        self._add(request)
+        return request
+
+    def _add(self, request: Pending) -> None:
+        deadline = request.deadline
+        (self._patient if deadline is None else self._waiting)[request.rid] = request
+        request.frame = self._session.add(request.command, request.size)
         if deadline is not None and self._timer is None:
             self._timer = self._loop.call_at(deadline, self._sweep)
-        return request
 
     def answer(self, rid: int, value: Any) -> None:
         """Take note of OK; an answer that nobody waits for is ignored.
@@ -141,30 +252,37 @@ class Requests:
         Raises SerializationError for one that makes no sense; whoever waits for it is told.
         """
         request = self._pop(rid)
-        if request is None or request.future.done():
+        if request is None:
             return
         if not is_answer(request.command, value):
-            _fail(request, self._without_answer(request, "the answer makes no sense"))
+            self._fail_without_answer(request, "the answer makes no sense")
             raise SerializationError(f"{shown(value)} answers no {request.op.name}")
-        if request.then is not None:
-            request.then(value)
-        request.future.set_result(value)
+        request.answer(value)
 
     def refuse(self, rid: int, code: object, text: object) -> None:
         """Take note of FAIL."""
         request = self._pop(rid)
         if request is not None:
-            _fail(request, error_from(code, text))
+            request.fail(lambda _: error_from(code, text))
 
-    def _pop(self, rid: int) -> Request | None:
+    def _pop(self, rid: int) -> Pending | None:
         return self._waiting.pop(rid, None) or self._patient.pop(rid, None)
 
-    def abandon(self, request: Request) -> bool:
+    def abandon(self, request: Pending) -> bool:
         """Wait no longer for the answer of *request*; return whether it was never sent."""
         self._pop(request.rid)
         return self._session.withdraw(request.command, request.frame)
 
-    def session_ended(self, transmitted: int) -> list[Request]:
+    def abandon_message(self, request: PublishRequest, future: asyncio.Future[str]) -> None:
+        """Wait no longer for the message of *future*, which is not sent if it was not yet."""
+        if request.frame > self._session.transmitted:
+            request.withdraw(future)
+        if not request.is_awaited:
+            self.abandon(request)
+            # No frame has this number: nothing joins it.
+            request.frame = 0
+
+    def session_ended(self, transmitted: int) -> list[Pending]:
         """Return what is to be asked `again` in a new session, and fail what cannot be.
 
         *transmitted* is the last frame that left; what was in later ones is asked again anyhow.
@@ -176,13 +294,14 @@ class Requests:
                     again.append(request)
                 else:
                     del table[request.rid]
-                    _fail(request, self._without_answer(request, "the broker lost the session"))
+                    self._fail_without_answer(request, "the broker lost the session")
         return again
 
-    def again(self, requests: list[Request]) -> None:
+    def again(self, requests: list[Pending]) -> None:
         """Ask *requests* once more."""
         for request in requests:
-            if not request.future.done():
+            if request.is_awaited:
+                request.renew()
                 request.frame = self._session.add(request.command, request.size)
 
     def _sweep(self) -> None:
@@ -203,38 +322,30 @@ class Requests:
             if request.owner is not None:
                 self._time_out(request)
 
-    def _time_out(self, request: Request) -> None:
+    def _time_out(self, request: Pending) -> None:
         unsent = self.abandon(request)
         if unsent:
-            _fail(
-                request,
-                BackendUnavailable(f"{self._where}: not reached for {self._timeout:g} s"),
-            )
+            text = f"{self._where}: not reached for {self._timeout:g} s"
+            request.fail(lambda _: BackendUnavailable(text))
             return
         if request.op is Op.LOCK_ACQUIRE:
             self._session.add([Op.LOCK_ABANDON, request.rid])
-        _fail(request, self._without_answer(request, f"no answer for {self._timeout:g} s"))
+        self._fail_without_answer(request, f"no answer for {self._timeout:g} s")
 
-    def _without_answer(self, request: Request, reason: str) -> BackendUnavailable:
+    def _fail_without_answer(self, request: Pending, reason: str) -> None:
         text = f"{self._where}: {reason}"
         if request.op in _READING:
-            return BackendUnavailable(text)
-        message_id = request.command[3] if request.op is Op.QUEUE_PUBLISH else None
-        return OutcomeUnknown(f"{text}: it may have been done, or not", message_id=message_id)
+            request.fail(lambda _: BackendUnavailable(text))
+            return
+        text += ": it may have been done, or not"
+        request.fail(lambda message_id: OutcomeUnknown(text, message_id=message_id))
 
     def close(self, owner: object, error: Callable[[], CorekitError]) -> None:
         """Fail what *owner* asked with *error*."""
         for table in (self._waiting, self._patient):
             for request in [r for r in table.values() if r.owner is owner]:
                 self.abandon(request)
-                _fail(request, error())
+                request.fail(lambda _: error())
         if not self._waiting and self._timer is not None:
             self._timer.cancel()
             self._timer = None
-
-
-def _fail(request: Request, error: CorekitError) -> None:
-    if not request.future.done():
-        request.future.set_exception(error)
-        # Whoever asked may have been cancelled in this very turn, and not look any more.
-        request.future.exception()

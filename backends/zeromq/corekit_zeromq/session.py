@@ -21,7 +21,7 @@ _FULL = 128 * 1024
 
 #: What a message counts beside its payload, in bytes: about what it takes in memory. It also
 #: bounds the messages in a frame (512), which whoever gets them has to buffer.
-_OVERHEAD = 256
+OVERHEAD = 256
 
 
 class _Frame:
@@ -112,12 +112,25 @@ class Session:
         """Let *command*, with a payload of *size* bytes, be sent; return its frame's number."""
         frame = self._frame
         frame.commands.append(command)
-        cost = size + _OVERHEAD
+        cost = size + OVERHEAD
         frame.size += cost
         self.room -= cost
         if frame.size >= _FULL:
             self._close_frame()
         return frame.number
+
+    def extend(self, cost: int) -> bool:
+        """Count *cost* for what a command of the open frame got; return whether that filled it.
+
+        A frame that is full should go now.
+        """
+        self.room -= cost
+        frame = self._frame
+        frame.size += cost
+        if frame.size < _FULL:
+            return False
+        self._close_frame()
+        return True
 
     def publish(self, channel: str, payload: bytes) -> bool:
         """Let *payload* be published; return whether that filled a frame, which should go now.
@@ -130,7 +143,7 @@ class Session:
             payloads = self._publishes[channel] = []
             self._commands.append([Op.PUBLISH, channel, payloads])
         payloads.append(payload)
-        cost = len(payload) + _OVERHEAD
+        cost = len(payload) + OVERHEAD
         self.room -= cost
         frame = self._frame
         frame.size += cost
@@ -146,8 +159,8 @@ class Session:
             tokens = self._acks[consumer] = []
             self._commands.append([Op.ACK, consumer, tokens])
         tokens.append(token)
-        self._frame.size += _OVERHEAD
-        self.room -= _OVERHEAD
+        self._frame.size += OVERHEAD
+        self.room -= OVERHEAD
         return self._frame.number
 
     def withdraw(self, command: Command, number: int) -> bool:

@@ -522,10 +522,128 @@ async def test_publishes_to_a_queue_are_repeated() -> None:
     async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
         publishing = asyncio.create_task(queue.publish("q", "the-id", b"x", dedup_id="d"))
         first = (await fake.heard(Op.QUEUE_PUBLISH))[0]
-        fake.answer(Op.QUEUE_PUBLISH, "the-id")
+        fake.answer(Op.QUEUE_PUBLISH, None)
         await fake.say([Reply.UNKNOWN], number=0)
         assert await publishing == "the-id"
         assert fake.commands(Op.QUEUE_PUBLISH)[1][2:] == first[2:]
+
+
+async def test_what_is_published_together_shares_a_request() -> None:
+    """Messages for one queue in one turn of the loop are one request, in order, one frame."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, None)
+        calls = [queue.publish(q, f"{q}{n}", b"x") for n in range(3) for q in "ab"]
+        calls.append(queue.publish("a", "later", b"x", delay=2.0, dedup_id="d"))
+        ids = await asyncio.gather(*calls)
+        assert ids == ["a0", "b0", "a1", "b1", "a2", "b2", "later"]
+        assert [command[2:] for command in fake.commands(Op.QUEUE_PUBLISH)] == [
+            ["a", [["a0", b"x"], ["a1", b"x"], ["a2", b"x"], ["later", b"x", 2.0, "d"]]],
+            ["b", [["b0", b"x"], ["b1", b"x"], ["b2", b"x"]]],
+        ]
+        assert sum(bool(commands) for _, _, commands in fake.frames) == 2  # HELLO, and these
+
+
+async def test_each_message_has_its_own_outcome() -> None:
+    """Of those published together one may be a duplicate and one refused; the others are not."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, [None, "first", ["queue_full", "no room"], None])
+        calls = [queue.publish("q", f"m{n}", b"x") for n in range(4)]
+        own, duplicate, refused, last = await asyncio.gather(*calls, return_exceptions=True)
+        assert (own, duplicate, last) == ("m0", "first", "m3")
+        assert type(refused) is QueueFull
+        assert str(refused) == "no room"
+
+
+@pytest.mark.parametrize("code", ["queue_full", "invalid_argument"])
+async def test_a_refused_publish_fails_each_message(code: str) -> None:
+    """FAIL for the request as a whole is an error for everybody in it, not one that is shared."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.scripts[Op.QUEUE_PUBLISH] = lambda command: [[Reply.FAIL, command[1], code, "no"]]
+        calls = [queue.publish("q", f"m{n}", b"x") for n in range(3)]
+        raised = await asyncio.gather(*calls, return_exceptions=True)
+        assert {error.code for error in raised} == {code}
+        assert len({id(error) for error in raised}) == 3
+
+
+async def test_each_message_without_an_answer_is_named() -> None:
+    """OutcomeUnknown has the id of its own message, also for those published together."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url + "?timeout=0.2") as queue:
+        calls = [queue.publish("q", f"m{n}", b"x") for n in range(3)]
+        raised = await asyncio.gather(*calls, return_exceptions=True)
+        assert [error.message_id for error in raised] == ["m0", "m1", "m2"]
+
+
+async def test_order_among_publishes_and_purges() -> None:
+    """What is published after a purge was called comes after it, in the same turn, too."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, None)
+        fake.answer(Op.PURGE, 1)
+        publish = queue.publish
+        await asyncio.gather(
+            publish("q", "1", b""), publish("q", "2", b""), queue.purge("q"), publish("q", "3", b"")
+        )
+        assert [(command[0], len(command[-1])) for command in fake.said] == [
+            (Op.QUEUE_PUBLISH, 2),
+            (Op.PURGE, 1),
+            (Op.QUEUE_PUBLISH, 1),
+        ]
+
+
+async def test_a_cancelled_publish_is_not_sent() -> None:
+    """If it was not sent yet; those that it would have left with are, also if it was the first."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, None)
+        calls = [asyncio.create_task(queue.publish("q", f"m{n}", b"x")) for n in range(4)]
+        alone = asyncio.create_task(queue.publish("other", "alone", b"x"))
+        await asyncio.sleep(0)
+        queue._client.connection.link._lost()
+        for call in (calls[0], calls[2], alone):
+            call.cancel()
+        late = asyncio.create_task(queue.publish("other", "late", b"x"))
+        assert await asyncio.gather(calls[1], calls[3], late) == ["m1", "m3", "late"]
+        assert [command[2:] for command in fake.commands(Op.QUEUE_PUBLISH)] == [
+            ["q", [["m1", b"x"], ["m3", b"x"]]],
+            ["other", [["late", b"x"]]],
+        ]
+        assert "waiting=0" in repr(queue._client.connection.requests)
+
+
+async def test_a_cancelled_publish_is_not_repeated() -> None:
+    """After the loss of a session only what somebody waits for is published again."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        calls = [asyncio.create_task(queue.publish("q", f"m{n}", b"x")) for n in range(3)]
+        (sent,) = await fake.heard(Op.QUEUE_PUBLISH)
+        assert [message[0] for message in sent[3]] == ["m0", "m1", "m2"]
+        calls[1].cancel()
+        await asyncio.wait([calls[1]])
+        fake.answer(Op.QUEUE_PUBLISH, [None, "m2 before"])
+        await fake.say([Reply.UNKNOWN], number=0)
+        assert await asyncio.gather(calls[0], calls[2]) == ["m0", "m2 before"]
+        assert [message[0] for message in fake.commands(Op.QUEUE_PUBLISH)[1][3]] == ["m0", "m2"]
+
+
+@pytest.mark.parametrize(
+    "answer", ["m0", [], [None], [None, None, None], [None, 5], [None, ["queue_full"]]]
+)
+async def test_an_answer_to_a_publish_that_makes_no_sense(answer: object) -> None:
+    """It is OutcomeUnknown for each message, and costs the session."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, answer)
+        calls = [queue.publish("q", f"m{n}", b"x") for n in range(2)]
+        raised = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(error) for error in raised] == [OutcomeUnknown, OutcomeUnknown]
+        await eventually(lambda: len(fake.hellos) == 2)
+
+
+async def test_many_publishes_fill_frames() -> None:
+    """However many there are in one turn, a frame holds a bounded number of them."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, None)
+        ids = [f"m{n}" for n in range(1300)]
+        assert await asyncio.gather(*(queue.publish("q", id_, b"x") for id_ in ids)) == ids
+        batches = [command[3] for command in fake.commands(Op.QUEUE_PUBLISH)]
+        assert [message[0] for batch in batches for message in batch] == ids
+        assert max(map(len, batches)) <= 512
 
 
 async def test_changes_are_not_repeated() -> None:

@@ -74,7 +74,7 @@ def test_what_is_unconfirmed_takes_room() -> None:
     """The window shrinks with what is added and grows back with what the broker confirms."""
     session = Session()
     session.publish("a", b"x" * 1000)
-    session.add([Op.QUEUE_PUBLISH, 1], 5000)
+    session.add([Op.BYE], 5000)
     assert session.room < WINDOW - 6000
     sent(session)
     session.take(encode(0, 1, []))

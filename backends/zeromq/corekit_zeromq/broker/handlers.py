@@ -36,7 +36,7 @@ class Handlers:
             Op.SUBSCRIBE: (self._subscribe, 5, True),
             Op.UNSUBSCRIBE: (self._unsubscribe, 2, False),
             Op.PUBLISH: (self._publish, 3, False),
-            Op.QUEUE_PUBLISH: (self._queue_publish, 7, True),
+            Op.QUEUE_PUBLISH: (self._queue_publish, 4, True),
             Op.CONSUME: (self._consume, 3, False),
             Op.CANCEL: (self._cancel, 2, False),
             Op.CREDIT: (self._credit, 3, False),
@@ -94,12 +94,16 @@ class Handlers:
                 session.send(pack((Reply.FAIL, rid, error.code, str(error))))
             return True
         if entry[2] and has_rid:
-            if not isinstance(error, BackendError):
-                self._engine.complaints.warning(session.id, "session %s: %s", session.name, error)
+            self._complain(session, error)
             session.send(pack((Reply.FAIL, rid, error.code, str(error))))
             return True
         self._engine.refuse(session, error)
         return False
+
+    def _complain(self, session: Session, error: CorekitError) -> None:
+        # What the backend's state refuses is no fault of the client's.
+        if not isinstance(error, BackendError):
+            self._engine.complaints.warning(session.id, "session %s: %s", session.name, error)
 
     def _name(self, value: Any) -> str:
         return fields.text("name", value, self._limits.name_length)
@@ -143,30 +147,44 @@ class Handlers:
         return fields.whole("rid", rid, 0, _NUMBER)
 
     def _queue_publish(self, session: Session, command: list[Any]) -> None:
-        _, rid, channel, id_, payload, delay, dedup_id = command
-        engine = self._engine
-        if type(rid) is not int or rid < 0:
-            self._rid(rid)
+        _, rid, channel, messages = command
+        rid = self._rid(rid)
+        name = self._name(channel)
+        if type(messages) is not list:
+            raise InvalidArgument(f"messages must be a list, not {shown(messages)}")
+        now, wall = self._engine.now, self._engine.wall
+        repeated = session.may_repeat_until > now
+        check, publish = self._checked_message, self._queues.publish
+        outcomes: list[Any] = []
+        usual = True
+        for message in messages:
+            outcome: Any = None
+            try:
+                id_, payload, delay, dedup_id = check(message)
+                published = publish(
+                    now, wall, name, id_, payload, delay, dedup_id, repeated=repeated
+                )
+                if published != id_:
+                    outcome, usual = published, False
+            except CorekitError as error:
+                self._complain(session, error)
+                outcome, usual = (error.code, str(error)), False
+            outcomes.append(outcome)
+        session.answer(rid, None if usual else outcomes)
+
+    def _checked_message(self, message: Any) -> tuple[str, bytes, float, str | None]:
+        """Return id, payload, delay and dedup_id of a message that is to be published."""
+        if type(message) is not list or len(message) not in {2, 4}:
+            raise InvalidArgument("a message has two elements or four")
         longest = self._limits.name_length
-        fields.text("queue", channel, longest)
-        fields.text("id", id_, longest)
-        if type(payload) is not bytes or len(payload) > self._limits.max_message:
-            fields.binary("payload", payload, self._limits.max_message)
-        if delay != 0 or type(delay) not in {int, float}:
-            delay = fields.seconds("delay", delay, zero=True)
+        id_ = fields.text("id", message[0], longest)
+        payload = fields.binary("payload", message[1], self._limits.max_message)
+        if len(message) == 2:
+            return id_, payload, 0.0, None
+        delay, dedup_id = message[2:]
         if dedup_id is not None:
             fields.text("dedup_id", dedup_id, longest)
-        published = self._queues.publish(
-            engine.now,
-            engine.wall,
-            channel,
-            id_,
-            payload,
-            delay,
-            dedup_id,
-            repeated=session.may_repeat_until > engine.now,
-        )
-        session.send(pack((Reply.OK, rid, published)))
+        return id_, payload, fields.seconds("delay", delay, zero=True), dedup_id
 
     def _consumer(self, session: Session, number: Any) -> Consumer:
         consumer = session.consumers.get(fields.whole("consumer", number, 0, _NUMBER))

@@ -128,8 +128,17 @@ class Peer:
     def publish(
         self, id_: str, body: bytes = b"x", delay: float = 0, dedup: str | None = None
     ) -> Any:
-        """Publish to the queue "q" and return the answer."""
-        return self.send([Op.QUEUE_PUBLISH, 1, "q", id_, body, delay, dedup])[0]
+        """Publish to the queue "q"; return the message's id, or code and text of a refusal."""
+        answer, *_ = self.send(queue_publish(id_, body, delay, dedup))
+        assert answer[:2] == [Reply.OK, 1]
+        return id_ if answer[2] is None else answer[2][0]
+
+
+def queue_publish(
+    id_: str, body: bytes = b"x", delay: float = 0, dedup: str | None = None, *, rid: int = 1
+) -> list[Any]:
+    """Return the command that publishes one message to the queue "q"."""
+    return [Op.QUEUE_PUBLISH, rid, "q", [[id_, body, delay, dedup]]]
 
 
 class Dealer:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from corekit_zeromq.protocol import MAGIC, VERSION, Op, Reply, encode
 
-from .peer import Dealer
+from .peer import Dealer, queue_publish
 
 #: Publishes that wait for their answer, and deliveries that one consumer holds.
 IN_FLIGHT = 50
@@ -62,16 +62,14 @@ class Publisher(Stubborn):
         self.publish(self.waiting)
 
     def publish(self, rids: Any) -> None:
-        self.send(
-            *([Op.QUEUE_PUBLISH, rid, "q", self.waiting[rid], b"x" * 256, 0, None] for rid in rids)
-        )
+        self.send(*(queue_publish(self.waiting[rid], b"x" * 256, rid=rid) for rid in rids))
 
     def run(self, done: threading.Event) -> None:
         while not done.is_set() or self.waiting:
             for command in self.turn():
                 if command[0] == Reply.OK:
-                    assert self.waiting.pop(command[1]) == command[2]
-                    self.confirmed.add(command[2])
+                    assert command[2] is None
+                    self.confirmed.add(self.waiting.pop(command[1]))
             new = range(self.count, self.count + IN_FLIGHT - len(self.waiting))
             if new and self.welcome and not done.is_set():
                 self.waiting.update((rid, f"{self.name}-{rid}") for rid in new)

@@ -274,8 +274,7 @@ def test_a_full_disk_takes_acks(tmp_path: Path) -> None:
             if full:
                 break
             count += 1
-        assert answer[0] == Reply.FAIL
-        assert answer[2] == "storage_full"
+        assert answer[0] == "storage_full"
         assert count > 500
         peer.send([Op.CONSUME, 1, "q"])
         done = 0
@@ -295,12 +294,13 @@ def test_a_full_disk_takes_acks(tmp_path: Path) -> None:
 def test_dedup_ids_outlive_the_broker(bench: Bench) -> None:
     """Also those that are the id of an earlier message; after the window they are forgotten."""
     peer = bench.peer()
-    assert peer.publish("one", dedup="key")[2] == "one"
+    assert peer.publish("one", dedup="key") == "one"
     bench.crash()
     peer = bench.peer()
-    assert peer.publish("two", dedup="key")[2] == "one"
-    assert peer.publish("three", dedup="one")[2] == "one"
-    assert peer.send([Op.QUEUE_PUBLISH, 1, "other", "two", b"", 0, "key"])[0][2] == "two"
+    assert peer.publish("two", dedup="key") == "one"
+    assert peer.publish("three", dedup="one") == "one"
+    elsewhere = [Op.QUEUE_PUBLISH, 1, "other", [["two", b"", 0, "key"]]]
+    assert peer.send(elsewhere) == [[Reply.OK, 1, None]]
     # The message ends; the id is known for two minutes from its publishing.
     bench.wait(bench.limits.reclaim)
     (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 9])
@@ -308,11 +308,11 @@ def test_dedup_ids_outlive_the_broker(bench: Bench) -> None:
     for _ in range(30):
         bench.wait(3)
         peer.raw(b"\x93\x00\x00\x90")
-    assert peer.publish("four", dedup="key")[2] == "one"
+    assert peer.publish("four", dedup="key") == "one"
     for _ in range(20):
         bench.wait(3)
         peer.raw(b"\x93\x00\x00\x90")
-    assert peer.publish("five", dedup="key")[2] == "five"
+    assert peer.publish("five", dedup="key") == "five"
     assert bench.journal.execute("SELECT count(*) FROM recent").fetchone()[0] <= 2
 
 
@@ -323,7 +323,7 @@ def test_a_repeated_publish_is_recognised_after_a_restart(bench: Bench) -> None:
     bench.crash()
     peer.hello(b"again")
     assert peer.welcome[5] is False
-    assert peer.publish("one") == [Reply.OK, 1, "one"]
+    assert peer.publish("one") == "one"
     assert bench.engine.queues.stats(bench.now, "q") == (1, 0, 0, 0)
 
 

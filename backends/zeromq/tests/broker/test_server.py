@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from corekit.errors import BackendUnavailable
 
 from ..values import VALUES
-from .peer import Dealer
+from .peer import Dealer, queue_publish
 
 COMMAND = (sys.executable, "-m", "corekit_zeromq")
 LIMITS = Limits(max_message=100_000, heartbeat=0.2, session_timeout=2.0)
@@ -153,8 +153,8 @@ def test_a_payload_that_is_too_large_is_refused(broker: Running) -> None:
     """By its request alone; the session goes on."""
     with Dealer(broker.address) as dealer:
         dealer.hello()
-        dealer.send([Op.QUEUE_PUBLISH, 1, "q", "id", b"x" * (LIMITS.max_message + 1), 0, None])
-        assert dealer.command(Reply.FAIL)[1:3] == [1, "message_too_large"]
+        dealer.send(queue_publish("id", b"x" * (LIMITS.max_message + 1)))
+        assert dealer.command(Reply.OK)[2][0][0] == "message_too_large"
         dealer.send([Op.QUEUE_STATS, 2, "q"])
         assert dealer.command(Reply.OK) == [Reply.OK, 2, [0, 0, 0, 0]]
 
@@ -176,14 +176,9 @@ REQUESTS = [
     [Op.SUBSCRIBE, 1, "", None, 0],
     [Op.SUBSCRIBE, 1, "a\nb", None, 0],
     [Op.SUBSCRIBE, 1, "x" * 9000, None, 0],
-    [Op.QUEUE_PUBLISH, 1, "q", "id", "text", 0, None],
-    [Op.QUEUE_PUBLISH, 1, "q", "", b"", 0, None],
-    [Op.QUEUE_PUBLISH, 1, "q", "id", b"", -1, None],
-    [Op.QUEUE_PUBLISH, 1, "q", "id", b"", 1e18, None],
-    [Op.QUEUE_PUBLISH, 1, "q", "id", b"", float("nan"), None],
-    [Op.QUEUE_PUBLISH, 1, "q", "id", b"", True, None],
-    [Op.QUEUE_PUBLISH, 1, "q", "id", b"", 0, 5],
-    [Op.QUEUE_PUBLISH, 1, "q", "id", b"", 0, "x" * 1_00_000],
+    [Op.QUEUE_PUBLISH, 1, "", [["id", b""]]],
+    [Op.QUEUE_PUBLISH, 1, "q", "id"],
+    [Op.QUEUE_PUBLISH, 1, "q", "id", b"", 0, None],
     [Op.CLAIM, 1, 99, []],
     [Op.DEAD_LETTERS, 1, "q", -1],
     [Op.DEAD_LETTERS, 1, "q", None],
@@ -215,6 +210,40 @@ def test_a_bad_request_fails_alone(broker: Running, request_: list[object]) -> N
         assert failed[2] in {"invalid_argument", "message_too_large", "backend_refused"}
         assert fine == [Reply.OK, 2, [0, 0, 0, 0]]
         dealer.send([Op.BYE])
+
+
+MESSAGES = [
+    ["id", "text"],
+    ["", b""],
+    ["a\nb", b""],
+    [5, b""],
+    ["id"],
+    ["id", b"", 0],
+    ["id", b"", -1, None],
+    ["id", b"", 1e18, None],
+    ["id", b"", float("nan"), None],
+    ["id", b"", True, None],
+    ["id", b"", 0, 5],
+    ["id", b"", 0, "x" * 1_00_000],
+    ["id", b"", 0, None, None],
+    {},
+    None,
+    "ab",
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda one: str(one)[:30])
+def test_a_bad_message_fails_alone(broker: Running, message: object) -> None:
+    """Its outcome is a code and a text; those beside it are queued, the session goes on."""
+    with Dealer(broker.address) as dealer:
+        dealer.hello()
+        dealer.send([Op.QUEUE_PUBLISH, 1, "mixed", [["a", b""], message, ["b", b""]]])
+        (_, rid, (before, (code, text), after)) = dealer.command(Reply.OK)
+        assert (rid, before, after) == (1, None, None)
+        assert code == "invalid_argument"
+        assert text
+        dealer.send([Op.PURGE, 2, "mixed"], [Op.BYE])
+        assert dealer.command(Reply.OK) == [Reply.OK, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -256,7 +285,7 @@ def test_credit_is_bounded(broker: Running) -> None:
     with Dealer(broker.address) as dealer:
         dealer.hello()
         dealer.send([Op.CONSUME, 1, "credit"], *[[Op.CREDIT, 1, 1 << 61]] * 10)
-        dealer.send([Op.QUEUE_PUBLISH, 1, "credit", "id", b"", 0, None])
+        dealer.send([Op.QUEUE_PUBLISH, 1, "credit", [["id", b""]]])
         assert dealer.command(Reply.DELIVERIES)[1] == 1
         dealer.send([Op.CREDIT, 1, -1])
         assert dealer.command(Reply.REFUSED)[1] == "invalid_argument"
@@ -559,7 +588,7 @@ def test_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
         with Dealer(f"ipc://{tmp_path}/s") as dealer:
             dealer.hello()
             for n in range(100):
-                dealer.send([Op.QUEUE_PUBLISH, n, "q", f"m{life}-{n}", b"x" * 1000, 0, None])
+                dealer.send(queue_publish(f"m{life}-{n}", b"x" * 1000, rid=n))
             confirmed = 0
             while confirmed < 100:
                 confirmed += sum(one[0] == Reply.OK for one in dealer.frame())
@@ -617,7 +646,7 @@ def test_a_journal_that_fails_ends_the_broker(
             await asyncio.to_thread(dealer.hello)
             # This broker's journal only: the one that other tests share runs in this process too.
             monkeypatch.setattr(broker._journal, "commit", fail)
-            dealer.send([Op.QUEUE_PUBLISH, 1, "q", "id", b"", 0, None])
+            dealer.send(queue_publish("id"))
             status = await asyncio.wait_for(broker.stopped, 5)
             while dealer.socket.poll(100):
                 assert not any(one[0] == Reply.OK for one in decode(dealer.socket.recv())[2])

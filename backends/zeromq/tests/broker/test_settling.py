@@ -13,7 +13,7 @@ from corekit_zeromq.protocol import MAGIC, VERSION, Op, Reply, decode, encode
 
 from corekit.testing import VirtualClock
 
-from .peer import Bench, Dealer, Peer
+from .peer import Bench, Dealer, Peer, queue_publish
 from .test_server import Running
 
 
@@ -63,9 +63,7 @@ def test_a_publish_in_the_same_turn_is_urgent(bench: Bench) -> None:
     worker = bench.peer()
     worker.publish("a")
     token = delivered(worker)
-    turn_without_commit(
-        bench, worker, [Op.ACK, 1, [token]], [Op.QUEUE_PUBLISH, 1, "q", "b", b"x", 0, None]
-    )
+    turn_without_commit(bench, worker, [Op.ACK, 1, [token]], queue_publish("b"))
     assert bench.journal.urgent
 
 
@@ -119,7 +117,7 @@ async def test_an_ack_alone_waits_a_tick_at_most(clock: VirtualClock, tmp_path: 
         wanted = [[Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1]]
         turn(
             encode(0, 0, [[Op.HELLO, MAGIC, VERSION, b"", b"", 0, {}]]),
-            encode(1, 0, [[Op.QUEUE_PUBLISH, 1, "q", "a", b"x", 0, None], *wanted]),
+            encode(1, 0, [queue_publish("a"), *wanted]),
         )
         journal.commit()
         (session,) = engine.sessions
@@ -139,7 +137,7 @@ def test_settled_messages_are_committed_soon(tmp_path: Path) -> None:
     try:
         with Dealer(broker.address) as dealer:
             dealer.hello()
-            dealer.send([Op.QUEUE_PUBLISH, 1, "q", "a", b"x", 0, None])
+            dealer.send(queue_publish("a"))
             dealer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
             token = dealer.command(Reply.DELIVERIES)[2][0][0]
             dealer.send([Op.ACK, 1, [token]])
