@@ -17,9 +17,9 @@ from ..arguments import async_function, flag, is_async, seconds, shown, whole
 from ..errors import ConfigurationError, InvalidType
 from ..lifecycle import Gate
 from ..tasks import TaskOwner
-from . import backoff as waits
+from .backoff import Backoff
 from .context import ManagerContext
-from .delivery import DeadLetter, DeliveryContext, Process, dead_letter, sealed
+from .delivery import DeadLetter, DeliveryContext, Process, dead_letter, terms
 from .outbox import Outbox
 from .worker import Subscription, Worker
 
@@ -30,14 +30,16 @@ logger = logging.getLogger("corekit.event_queue")
 #: What retries and poison need; no adapter is used without it.
 _REQUIRED = frozenset({Guarantee.DELAYED, Guarantee.COUNTED})
 
-#: The most retries a message may have.
-_MOST_RETRIES = 100_000
-
 #: The most dead letters that one call returns.
 _MOST_LETTERS = 10_000
 
-#: The default delay, told apart by identity: it needs no check.
+#: Defaults of `publish`, told apart by identity: they need no check.
+_TIMEOUT = 15.0
+_RETRIES = 0
 _NOW = 0.0
+
+#: What travels with a message by default.
+_TERMS = terms(_TIMEOUT, _RETRIES, None)
 
 #: How many channels' full names are kept at hand.
 _MOST_NAMES = 4096
@@ -240,9 +242,9 @@ class EventQueue:
         channel: str,
         message: Any,
         *,
-        timeout: float | timedelta = 15.0,
-        max_retries: int = 0,
-        backoff: waits.Backoff | None = None,
+        timeout: float | timedelta = _TIMEOUT,
+        max_retries: int = _RETRIES,
+        backoff: Backoff | None = None,
         delay: float | timedelta = _NOW,
         dedup_id: str | None = None,
         shared: bool = False,
@@ -272,17 +274,16 @@ class EventQueue:
         """
         adapter = self._open_adapter()
         name = self._full_name(channel, shared)
-        limit = seconds("timeout", timeout)
-        retries = whole("max_retries", max_retries, least=0, most=_MOST_RETRIES)
-        later = 0.0 if delay is _NOW else seconds("delay", delay, zero=True)
+        later = _NOW if delay is _NOW else seconds("delay", delay, zero=True)
         if dedup_id is not None:
             dedup_id = names.checked("dedup_id", dedup_id)
             if Guarantee.DEDUPLICATED not in adapter.guarantees:
                 raise ConfigurationError("dedup_id: this event queue's backend cannot deduplicate")
-        planned = waits.planned(backoff, retries)
-        payload = sealed(
-            self._context.serializer, message, timeout=limit, max_retries=retries, waits=planned
-        )
+        if timeout is _TIMEOUT and max_retries is _RETRIES and backoff is None:
+            head = _TERMS
+        else:
+            head = terms(timeout, max_retries, backoff)
+        payload = self._context.serializer.seal(head, message)
         id = next(self._ids)  # noqa: A001 - it is the message's id in every other place too
         if transaction is None:
             return await adapter.publish(name, id, payload, delay=later, dedup_id=dedup_id)

@@ -13,7 +13,6 @@ import pytest
 from corekit.adapters import Delivery, Guarantee, QueueStats
 from corekit.config import BackendURL
 from corekit.managers.context import ManagerContext
-from corekit.managers.delivery import sealed
 from corekit.managers.event_queue import EventQueue
 from corekit.memory.event_queue import memory_event_queue
 from corekit.serialization import Serializer
@@ -125,13 +124,7 @@ class Backend:
         payload = (
             message
             if isinstance(message, bytes)
-            else sealed(
-                self._serializer,
-                message,
-                timeout=timeout,
-                max_retries=max_retries,
-                waits=waits,
-            )
+            else self._serializer.seal((timeout, max_retries, waits), message)
         )
         return Delivery(id or f"m{number}", payload, attempt, deaths, 1_700_000_000.0, number)
 
