@@ -9,7 +9,7 @@ from ..adapters import Consumer, Delivery
 from ..errors import SerializationError
 from . import backoff
 from .context import ManagerContext
-from .delivery import DeliveryContext, Envelope, Process, error_text, opened
+from .delivery import DeliveryContext, Process, error_text, make, opened
 from .runs import Run, Stage
 
 logger = logging.getLogger("corekit.event_queue")
@@ -35,18 +35,21 @@ class Handling:
 
     async def handle(self, run: Run, delivery: Delivery, now: float) -> None:
         """Run the handler on *delivery*, as *run*; *now* is the monotonic time."""
-        envelope = self._opened(delivery)
-        if envelope is None:
+        if delivery.deaths >= POISON:
+            self._bury_poison(delivery)
+            return
+        try:
+            envelope = opened(self._serializer, delivery.payload)
+        except SerializationError as error:
+            self._bury_unreadable(delivery, error)
             return
         run.delivery = delivery
         run.envelope = envelope
         run.deadline = now + envelope.timeout
-        context = DeliveryContext(
-            delivery.id,
-            delivery.attempt,
-            self._channel,
-            delivery.published_at,
-            self._clock.time() + envelope.timeout,
+        deadline = self._clock.time() + envelope.timeout
+        context = make(
+            DeliveryContext,
+            (delivery.id, delivery.attempt, self._channel, delivery.published_at, deadline),
         )
         try:
             await self._process(envelope.body, context)
@@ -71,26 +74,14 @@ class Handling:
         elif run.stage is Stage.STOPPED:
             self._consumer.release(run.delivery, started=True)
 
-    def _opened(self, delivery: Delivery) -> Envelope | None:
-        if delivery.deaths >= POISON:
-            logger.error(
-                "channel %r: message %s is poison: %d deliveries in a row died with it",
-                self._channel,
-                delivery.id,
-                delivery.deaths,
-            )
-            self._consumer.bury(
-                delivery, error=f"poison: {delivery.deaths} deliveries in a row died with it"
-            )
-            return None
-        try:
-            return opened(self._serializer, delivery.payload)
-        except SerializationError as error:
-            logger.error(  # noqa: TRY400 - the traceback would show the decoder, not the sender
-                "channel %r: message %s cannot be read: %s", self._channel, delivery.id, error
-            )
-            self._consumer.bury(delivery, error=error_text(error))
-            return None
+    def _bury_poison(self, delivery: Delivery) -> None:
+        text = f"{delivery.deaths} deliveries in a row died with it"
+        logger.error("channel %r: message %s is poison: %s", self._channel, delivery.id, text)
+        self._consumer.bury(delivery, error=f"poison: {text}")
+
+    def _bury_unreadable(self, delivery: Delivery, error: SerializationError) -> None:
+        logger.error("channel %r: message %s cannot be read: %s", self._channel, delivery.id, error)
+        self._consumer.bury(delivery, error=error_text(error))
 
     def _raised(self, run: Run, error: BaseException) -> None:
         if run.stage is not Stage.RUNNING:

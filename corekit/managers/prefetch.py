@@ -13,7 +13,7 @@ MOST = 256
 #: What is held shall have been started within this time, in seconds.
 _HORIZON = 0.05
 
-#: The weight of the newest measurement.
+#: The weight of the newest handler.
 _WEIGHT = 0.2
 
 #: What was on its way longer ago than this has arrived, in seconds.
@@ -39,10 +39,14 @@ class PrefetchCount:
     def __repr__(self) -> str:
         return f"<PrefetchCount ahead={self.ahead} mean={self._mean}>"
 
-    def measured(self, seconds: float) -> None:
-        """Take note that a handler took *seconds*."""
+    def measured(self, seconds: float, handlers: int = 1) -> None:
+        """Take note that so many *handlers* took *seconds* each."""
         mean = self._mean
-        mean = self._mean = seconds if mean is None else mean + (seconds - mean) * _WEIGHT
+        if mean is None:
+            mean = seconds
+        else:
+            mean += (seconds - mean) * (1 - (1 - _WEIGHT) ** handlers)
+        self._mean = mean
         if mean > _HORIZON:
             self.ahead = 0
         elif mean * MOST <= _HORIZON * self._slots:

@@ -25,8 +25,8 @@ class Series:
     Nobody may notice: a task goes on only if its handlers never suspended, have left nothing in
     *context* (a copy of which each task begins with) and no cancellation, and took a moment only.
 
-    *take* returns the next message, *measured* is told how long each handler took, and *ended* that
-    a task ends.
+    *take* returns the next message, *measured* is told how long handlers took on average, and how
+    many they were, *ended* that the task ends.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class Series:
         now: Callable[[], float],
         *,
         take: Callable[[], Delivery | None],
-        measured: Callable[[float], None],
+        measured: Callable[[float, int], None],
         ended: Callable[[Run], None],
     ) -> None:
         self._channel = channel
@@ -53,13 +53,14 @@ class Series:
 
     async def handle(self, run: Run) -> None:
         """Handle the message of *run*, and what may follow it."""
-        began = started = self._now()
+        began = started = ended = self._now()
+        handled = 0
         delivery: Delivery | None = run.delivery
         try:
             while delivery is not None:
                 await self._handling.handle(run, delivery, started)
                 ended = self._now()
-                self._measured(ended - started)
+                handled += 1
                 if run.suspended or ended - began > _BURST or self._left_traces(run):
                     break
                 started = ended
@@ -71,6 +72,8 @@ class Series:
                     ended - began,
                 )
         finally:
+            if handled:
+                self._measured((ended - began) / handled, handled)
             self._ended(run)
 
     def _left_traces(self, run: Run) -> bool:

@@ -98,7 +98,7 @@ class Worker:
             handling,
             self._context,
             now,
-            take=self._take,
+            take=self._buffer.next if self._idle is None else self._take,
             measured=self._prefetch_count.measured,
             ended=self._ended,
         )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from corekit.adapters import Delivery, DeliveryReceiver
 from corekit.errors import SerializationError
@@ -26,11 +26,14 @@ _Settlement = tuple[Any, ...]
 _ACK: _Settlement = (Op.ACK,)
 
 
-class _Settled(NamedTuple):
-    frame: int
-    delivery: Delivery
-    token: bytes
-    settlement: _Settlement
+class _Settled:
+    """What was settled in one frame, by token."""
+
+    __slots__ = ("by_token", "frame")
+
+    def __init__(self, frame: int) -> None:
+        self.frame = frame
+        self.by_token: dict[bytes, tuple[Delivery, _Settlement]] = {}
 
 
 class _Claim:
@@ -70,12 +73,14 @@ class Consumer:
         self._held: dict[Delivery, bytes] = {}
         #: What was settled and may not have reached the broker, in the order of the frames.
         self._settled: deque[_Settled] = deque()
+        #: The last of them.
+        self._settling = _Settled(0)
         self._claims: dict[Delivery, _Claim] = {}
         self._claimed: asyncio.Future[Any] | None = None
         #: Deliveries that went to others while the session was lost; told when they are settled.
         self._gone: set[Delivery] = set()
         self._session.add([Op.CONSUME, number, channel])
-        connection.flush_soon()
+        connection.flush_together()
 
     def __repr__(self) -> str:
         return (
@@ -94,7 +99,7 @@ class Consumer:
             self._credit_command[2] += credit
         else:
             self._add_credit(credit)
-        self._connection.flush_soon()
+        self._connection.flush_together()
 
     def _add_credit(self, credit: int) -> None:
         self._credit_command = [Op.CREDIT, self._number, credit]
@@ -106,7 +111,7 @@ class Consumer:
         self._credit = 0
         self._credit_command = []
         self._revoked_in = self._session.add([Op.REVOKE, self._number])
-        self._connection.flush_soon()
+        self._connection.flush_together()
 
     def deliver(self, batch: list[list[Any]]) -> None:
         """Take what the broker delivers."""
@@ -135,8 +140,8 @@ class Consumer:
         """Take note that deliveries were settled too late."""
         for token in tokens:
             for settled in self._settled:
-                if settled.token == token:
-                    self._tell_expired(settled.delivery)
+                if token in settled.by_token:
+                    self._tell_expired(settled.by_token[token][0])
                     break
             else:
                 logger.warning("queue %s: a delivery was settled too late", self.channel)
@@ -151,8 +156,8 @@ class Consumer:
             self._settle_without_token(delivery, _ACK)
             return
         frame = self._session.ack(self._number, token)
-        self._settled.append(_Settled(frame, delivery, token, _ACK))
-        self._connection.flush_soon()
+        self._settled_in(frame)[token] = delivery, _ACK
+        self._connection.flush_together()
 
     def release(self, delivery: Delivery, *, started: bool) -> None:
         self._settle(delivery, (Op.RELEASE, started))
@@ -176,8 +181,14 @@ class Consumer:
             frame = self._session.ack(self._number, token)
         else:
             frame = self._session.add([op, self._number, token, *rest])
-        self._settled.append(_Settled(frame, delivery, token, settlement))
-        self._connection.flush_soon()
+        self._settled_in(frame)[token] = delivery, settlement
+        self._connection.flush_together()
+
+    def _settled_in(self, frame: int) -> dict[bytes, tuple[Delivery, _Settlement]]:
+        if self._settling.frame != frame:
+            self._settling = _Settled(frame)
+            self._settled.append(self._settling)
+        return self._settling.by_token
 
     def _settle_without_token(self, delivery: Delivery, settlement: _Settlement) -> None:
         claim = self._claims.get(delivery)
@@ -212,7 +223,7 @@ class Consumer:
 
     def _cancel(self) -> None:
         self._cancelled_in = self._session.add([Op.CANCEL, self._number])
-        self._connection.flush_soon()
+        self._connection.flush_together()
 
     async def _cancelled(self) -> None:
         """Wait until the broker has taken note of the end, in whichever session."""
@@ -228,12 +239,17 @@ class Consumer:
     def session_ended(self, confirmed: int) -> None:
         """Gather, before anything is added to the new session, what the old one leaves."""
         self._forget_confirmed(confirmed)
-        claims = {s.delivery: _Claim(s.token, s.settlement) for s in self._settled}
+        claims = {
+            delivery: _Claim(token, settlement)
+            for settled in self._settled
+            for token, (delivery, settlement) in settled.by_token.items()
+        }
         claims.update(self._claims)
         if not self._closed:
             claims.update((delivery, _Claim(t, None)) for delivery, t in self._held.items())
         self._claims = claims
         self._settled.clear()
+        self._settling = _Settled(0)
         self._held.clear()
         self._credit_frame = self._revoked_in = 0
         self._cancelled_in = None
@@ -278,7 +294,7 @@ class Consumer:
             else:
                 late.append(delivery)
         self._go_on()
-        self._connection.flush_soon()
+        self._connection.flush_together()
         for delivery in late:
             self._tell_expired(delivery)
 
