@@ -374,4 +374,4 @@ class EventQueue:
     @staticmethod
     def _new_ids() -> Iterator[str]:
         """Return ids that no other start of any instance gives out: a random part and a number."""
-        return map(f"{secrets.token_hex(8)}-{{:x}}".format, itertools.count(1))
+        return map(f"{secrets.token_hex(8)}-%x".__mod__, itertools.count(1))

@@ -156,8 +156,9 @@ class Consumer:
             self._settle_without_token(delivery, _ACK)
             return
         frame = self._session.ack(self._number, token)
-        self._settled_in(frame)[token] = delivery, _ACK
-        self._connection.flush_together()
+        if self._settling.frame != frame:
+            self._begin_settling(frame)
+        self._settling.by_token[token] = delivery, _ACK
 
     def release(self, delivery: Delivery, *, started: bool) -> None:
         self._settle(delivery, (Op.RELEASE, started))
@@ -181,14 +182,15 @@ class Consumer:
             frame = self._session.ack(self._number, token)
         else:
             frame = self._session.add([op, self._number, token, *rest])
-        self._settled_in(frame)[token] = delivery, settlement
-        self._connection.flush_together()
-
-    def _settled_in(self, frame: int) -> dict[bytes, tuple[Delivery, _Settlement]]:
         if self._settling.frame != frame:
-            self._settling = _Settled(frame)
-            self._settled.append(self._settling)
-        return self._settling.by_token
+            self._begin_settling(frame)
+        self._settling.by_token[token] = delivery, settlement
+
+    def _begin_settling(self, frame: int) -> None:
+        self._settling = _Settled(frame)
+        self._settled.append(self._settling)
+        # Once is enough: what is settled until the frame leaves is in it.
+        self._connection.flush_together()
 
     def _settle_without_token(self, delivery: Delivery, settlement: _Settlement) -> None:
         claim = self._claims.get(delivery)

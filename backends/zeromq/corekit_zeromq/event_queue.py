@@ -17,6 +17,7 @@ from corekit.config import BackendURL
 from corekit.errors import ConfigurationError, MessageTooLarge
 
 from .client import Client
+from .connection import Connection
 from .consumer import Consumer
 from .protocol import Op, Reply
 from .requests import PublishRequest
@@ -88,18 +89,21 @@ class EventQueue:
         is_plain = not delay and dedup_id is None
         message = [id, payload] if is_plain else [id, payload, delay, dedup_id]
         if connection.is_open:
-            request, future = self._put(channel, message)
+            request, future = self._put(connection, channel, message)
         else:
-            request, future = await connection.admit(self, lambda: self._put(channel, message))
+            request, future = await connection.admit(
+                self, lambda: self._put(connection, channel, message)
+            )
         try:
             return await future
         except asyncio.CancelledError:
             connection.requests.abandon_message(request, future)
             raise
 
-    def _put(self, channel: str, message: list[Any]) -> tuple[PublishRequest, asyncio.Future[str]]:
-        """Let *message* be published, with what else goes to *channel* in this turn of the loop."""
-        connection = self._client.connection
+    def _put(
+        self, connection: Connection, channel: str, message: list[Any]
+    ) -> tuple[PublishRequest, asyncio.Future[str]]:
+        """Let *message* leave, with what else goes to *channel* in this turn of the loop."""
         session = connection.session
         if self._turn != connection.turn:
             self._turn = connection.turn
@@ -107,13 +111,11 @@ class EventQueue:
         request = self._publishing.get(channel)
         if request is None or request.frame != session.number:
             request = self._publishing[channel] = connection.requests.publish(self, channel)
-        future: asyncio.Future[str] = connection.loop.create_future()
+            connection.flush_together()
         cost = len(message[1]) + OVERHEAD
-        request.add(message, cost, future)
+        future = request.add(message, cost)
         if session.extend(cost):
             connection.flush()
-        else:
-            connection.flush_together()
         return request, future
 
     def consume(self, channel: str, receiver: DeliveryReceiver) -> Consumer:

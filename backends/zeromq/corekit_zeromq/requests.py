@@ -140,9 +140,17 @@ class PublishRequest(Pending):
     While none of it has been sent, messages can be added.
     """
 
-    __slots__ = ("_futures", "_messages")
+    __slots__ = ("_create_future", "_futures", "_messages")
 
-    def __init__(self, owner: object, rid: int, channel: str, deadline: float) -> None:
+    def __init__(
+        self,
+        owner: object,
+        rid: int,
+        channel: str,
+        deadline: float,
+        create_future: Callable[[], asyncio.Future[str]],
+    ) -> None:
+        self._create_future = create_future
         self._messages: list[list[Any]] = []
         self._futures: list[asyncio.Future[str]] = []
         command = [Op.QUEUE_PUBLISH, rid, channel, self._messages]
@@ -152,11 +160,13 @@ class PublishRequest(Pending):
     def is_awaited(self) -> bool:
         return not all(future.done() for future in self._futures)
 
-    def add(self, message: list[Any], size: int, future: asyncio.Future[str]) -> None:
+    def add(self, message: list[Any], size: int) -> asyncio.Future[str]:
         """Let *message* be published, too: id and payload, and maybe delay and dedup_id."""
+        future = self._create_future()
         self._messages.append(message)
         self._futures.append(future)
         self.size += size
+        return future
 
     def withdraw(self, future: asyncio.Future[str]) -> None:
         """Take the message of *future* back."""
@@ -235,7 +245,8 @@ class Requests:
     def publish(self, owner: object, channel: str) -> PublishRequest:
         """Publish to a queue what is going to be added in this turn of the loop."""
         deadline = self._loop.time() + self._timeout
-        request = PublishRequest(owner, next(self._rids), channel, deadline)
+        rid = next(self._rids)
+        request = PublishRequest(owner, rid, channel, deadline, self._loop.create_future)
         self._add(request)
         return request
 
