@@ -142,7 +142,8 @@ class Queues:
         if self.storage_full:
             raise StorageFull("the broker's disk is full: it takes no further messages")
         self._seq = seq = self._seq + 1
-        message = Message(seq, id, body, 0, 0, wall, delay > 0)
+        # In half the time of its own constructor.
+        message = tuple.__new__(Message, (seq, id, body, 0, 0, wall, delay > 0))
         due = now + self._offset + delay if delay > 0 else None
         self._add(queue, message, due, delay or None, now)
         if dedup_id is not None:
