@@ -26,8 +26,8 @@ from .dispatch import Dispatcher
 from .link_keeper import LinkKeeper
 from .process_identity import process_claim
 from .protocol import MAGIC, VERSION, Op, Reply, encode
-from .requests import Request, Requests, error_from
-from .session import Command, Session
+from .requests import PublishRequest, Request, Requests, error_from
+from .session import OVERHEAD, Command, Session
 from .settings import Settings
 
 logger = logging.getLogger("corekit.zeromq")
@@ -83,8 +83,8 @@ class Connection:
         self.broker: dict[str, Any] = {}
         self.max_message = context.max_message
         self._context = context
-        #: Goes up with each flush: what was added in the same turn leaves in the same flush.
-        self.turn = 1
+        #: What is published to queues until the next flush, by channel.
+        self._publishing: dict[str, PublishRequest] = {}
         self._flushing = False
         self._flushed_at = 0.0
         self._arrivals: list[tuple[int, asyncio.Future[None]]] = []
@@ -241,7 +241,7 @@ class Connection:
     def flush(self) -> None:
         """Send what was added to the session now."""
         self._flushing = False
-        self.turn += 1
+        self.part_publishes()
         link = self.link
         if not link.is_up:
             return
@@ -266,6 +266,27 @@ class Connection:
         if not self._flushing:
             self.flush_soon()
         return False
+
+    def enqueue(
+        self, owner: object, channel: str, message: list[Any]
+    ) -> tuple[PublishRequest, asyncio.Future[str]]:
+        """Publish *message* to a queue, by one request with what goes there in the same turn.
+
+        The future gets the message's id.
+        """
+        request = self._publishing.get(channel)
+        if request is None or request.frame != self.session.number:
+            request = self._publishing[channel] = self.requests.publish(owner, channel)
+            self.flush_together()
+        cost = len(message[1]) + OVERHEAD
+        future = request.add(message, cost)
+        if self.session.extend(cost):
+            self.flush()
+        return request, future
+
+    def part_publishes(self) -> None:
+        """Let what is published to queues from now on come after what was added so far."""
+        self._publishing.clear()
 
     @property
     def is_open(self) -> bool:

@@ -17,11 +17,9 @@ from corekit.config import BackendURL
 from corekit.errors import ConfigurationError, MessageTooLarge
 
 from .client import Client
-from .connection import Connection
 from .consumer import Consumer
 from .protocol import Op, Reply
-from .requests import PublishRequest
-from .session import OVERHEAD, Command
+from .session import Command
 
 _GUARANTEES = frozenset(
     {
@@ -45,9 +43,6 @@ class EventQueue:
     def __init__(self, url: BackendURL, context: AdapterContext) -> None:
         self._client = Client(url, context, "event_queue")
         self._consumers: dict[int, Consumer] = {}
-        #: What is published in one turn of the loop, by channel.
-        self._publishing: dict[str, PublishRequest] = {}
-        self._turn = 0
         self._numbers = itertools.count(1)
         durable = self._client.settings.durability == "full"
         self.guarantees = _GUARANTEES | {Guarantee.DURABLE} if durable else _GUARANTEES
@@ -89,34 +84,16 @@ class EventQueue:
         is_plain = not delay and dedup_id is None
         message = [id, payload] if is_plain else [id, payload, delay, dedup_id]
         if connection.is_open:
-            request, future = self._put(connection, channel, message)
+            request, future = connection.enqueue(self, channel, message)
         else:
             request, future = await connection.admit(
-                self, lambda: self._put(connection, channel, message)
+                self, lambda: connection.enqueue(self, channel, message)
             )
         try:
             return await future
         except asyncio.CancelledError:
             connection.requests.abandon_message(request, future)
             raise
-
-    def _put(
-        self, connection: Connection, channel: str, message: list[Any]
-    ) -> tuple[PublishRequest, asyncio.Future[str]]:
-        """Let *message* leave, with what else goes to *channel* in this turn of the loop."""
-        session = connection.session
-        if self._turn != connection.turn:
-            self._turn = connection.turn
-            self._publishing.clear()
-        request = self._publishing.get(channel)
-        if request is None or request.frame != session.number:
-            request = self._publishing[channel] = connection.requests.publish(self, channel)
-            connection.flush_together()
-        cost = len(message[1]) + OVERHEAD
-        future = request.add(message, cost)
-        if session.extend(cost):
-            connection.flush()
-        return request, future
 
     def consume(self, channel: str, receiver: DeliveryReceiver) -> Consumer:
         number = next(self._numbers)
@@ -139,9 +116,10 @@ class EventQueue:
         return count
 
     async def _request(self, op: Op, *arguments: Any) -> Any:
+        connection = self._client.connection
         # What is published from now on comes after it.
-        self._publishing.clear()
-        return await self._client.connection.request(self, op, *arguments)
+        connection.part_publishes()
+        return await connection.request(self, op, *arguments)
 
     def _on_deliveries(self, command: Command) -> int:
         _, number, batch = command

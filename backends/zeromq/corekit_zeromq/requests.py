@@ -169,9 +169,10 @@ class PublishRequest(Pending):
         return future
 
     def withdraw(self, future: asyncio.Future[str]) -> None:
-        """Take the message of *future* back."""
-        index = self._futures.index(future)
-        del self._futures[index], self._messages[index]
+        """Take the message of *future* back, unless that was done already."""
+        if future in self._futures:
+            index = self._futures.index(future)
+            del self._futures[index], self._messages[index]
 
     def answer(self, value: Any) -> None:
         outcomes = repeat(None) if value is None else value
@@ -243,7 +244,7 @@ class Requests:
         return request
 
     def publish(self, owner: object, channel: str) -> PublishRequest:
-        """Publish to a queue what is going to be added in this turn of the loop."""
+        """Publish to a queue what is going to be added to the request until its frame leaves."""
         deadline = self._loop.time() + self._timeout
         rid = next(self._rids)
         request = PublishRequest(owner, rid, channel, deadline, self._loop.create_future)

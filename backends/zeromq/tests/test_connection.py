@@ -622,6 +622,23 @@ async def test_a_cancelled_publish_is_not_repeated() -> None:
         assert [message[0] for message in fake.commands(Op.QUEUE_PUBLISH)[1][3]] == ["m0", "m2"]
 
 
+async def test_a_publish_is_cancelled_while_the_session_is_lost() -> None:
+    """In the very turn in which the others are published again it leaves like any other."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        calls = [asyncio.create_task(queue.publish("q", f"m{n}", b"x")) for n in range(2)]
+        await fake.heard(Op.QUEUE_PUBLISH)
+        fake.answer(Op.QUEUE_PUBLISH, None)
+        calls[0].cancel()
+        queue._client.connection._rebuild(b"session", b"secret", 2)
+        assert [message[0] for message in queue._client.connection.session._commands[-1][3]] == [
+            "m1"
+        ]
+        with pytest.raises(asyncio.CancelledError):
+            await calls[0]
+        await fake.say([Reply.UNKNOWN], number=0)
+        assert await calls[1] == "m1"
+
+
 @pytest.mark.parametrize(
     "answer", ["m0", [], [None], [None, None, None], [None, 5], [None, ["queue_full"]]]
 )
