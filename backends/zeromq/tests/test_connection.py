@@ -543,6 +543,19 @@ async def test_what_is_published_together_shares_a_request() -> None:
         assert sum(bool(commands) for _, _, commands in fake.frames) == 2  # HELLO, and these
 
 
+async def test_a_lone_publish_waits_for_nobody() -> None:
+    """It leaves at the end of the turn of the loop in which it was called, without a timer."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, None)
+        session = queue._client.connection.session
+        call = asyncio.create_task(queue.publish("q", "m", b"x"))
+        await asyncio.sleep(0)
+        assert session.transmitted == 0
+        await asyncio.sleep(0)
+        assert session.transmitted == 1
+        assert await call == "m"
+
+
 async def test_each_message_has_its_own_outcome() -> None:
     """Of those published together one may be a duplicate and one refused; the others are not."""
     async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:

@@ -182,6 +182,26 @@ async def test_expired_deliveries_are_told() -> None:
         await eventually(lambda: inbox.late == inbox.taken)
 
 
+async def test_what_is_settled_in_one_turn_shares_a_frame() -> None:
+    """Also after a rest: each frame of its own would cost the broker a turn."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        inbox, consumer = await consuming(fake, queue, b"a", b"b", b"c", b"d")
+        a, b, c, d = inbox.taken
+        consumer.ack(a)
+        consumer.release(b, started=True)
+        consumer.grant(2)
+        consumer.ack(c)
+        await fake.heard(Op.CREDIT, 2)
+        assert fake.frames[-1][2] == [
+            [Op.ACK, 1, [b"a", b"c"]],
+            [Op.RELEASE, 1, b"b", True],
+            [Op.CREDIT, 1, 2],
+        ]
+        consumer.ack(d)
+        await fake.heard(Op.ACK, 2)
+        assert fake.frames[-1][2] == [[Op.ACK, 1, [b"d"]]]
+
+
 async def test_credit_is_counted() -> None:
     """Credit of one turn is one command; revoking ends it, for a new session too."""
     async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:

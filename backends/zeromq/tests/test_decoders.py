@@ -41,6 +41,7 @@ NEARLY = st.sampled_from(
         *(0.5, float("nan"), float("inf"), None, True, "c", "q", "m", "invalid_name", "text"),
         *(b"", b"x", [], [None], [1], [b"x"], ["k"], [b"x", 1], [[b"x", 1]], [1, 5.0, b"o"]),
         *([0, 0, 0, 0], [["m", b"x", "error", 1, 5.0]], [[b"t", "m", b"x", 1, 0, 5.0]], {}),
+        *(["m"], [None, "m"], [["queue_full", "text"]], [["queue_full"]]),
         *([["m", b"x"]], [[b"t", 5, b"x", 1, 0, 5.0]], [[b"t", "m", "x", None, 0, 5.0]]),
     ]
 )

@@ -155,6 +155,24 @@ def test_the_number_of_sessions_is_limited(tmp_path: Path) -> None:
     assert peers[0].publish("id") == "id"
 
 
+def test_one_request_may_have_many_outcomes(tmp_path: Path) -> None:
+    """Duplicates get the id of the first, what finds no room is refused, the rest is queued."""
+    peer = Bench(tmp_path, queue_messages=3).peer()
+    peer.publish("first", dedup="key")
+    messages = [["a", b""], ["b", b"", 0, "key"], ["c", b"", 5, None], ["d", b""], ["e", b""]]
+    ((reply, rid, outcomes),) = peer.send([Op.QUEUE_PUBLISH, 7, "q", messages])
+    assert (reply, rid) == (Reply.OK, 7)
+    assert outcomes[:3] == [None, "first", None]
+    assert [code for code, _ in outcomes[3:]] == ["queue_full", "queue_full"]
+    assert peer.send([Op.QUEUE_STATS, 8, "q"]) == [[Reply.OK, 8, [2, 1, 0, 0]]]
+
+
+def test_a_request_without_messages_is_answered(bench: Bench) -> None:
+    """To publish nothing succeeds, and makes no queue."""
+    assert bench.peer().send([Op.QUEUE_PUBLISH, 7, "q", []]) == [[Reply.OK, 7, None]]
+    assert len(bench.engine.queues) == 0
+
+
 def test_a_client_that_does_not_read_is_ended(tmp_path: Path) -> None:
     """Answers do not pile up without bound."""
     bench = Bench(tmp_path, outstanding=1000, replies=10_000)
