@@ -39,7 +39,7 @@ _RETRIES = 0
 _NOW = 0.0
 
 #: What travels with a message by default.
-_TERMS = terms(_TIMEOUT, _RETRIES, None)
+_USUAL_TERMS = terms(_TIMEOUT, _RETRIES, None)
 
 #: How many channels' full names are kept at hand.
 _MOST_NAMES = 4096
@@ -280,7 +280,7 @@ class EventQueue:
             if Guarantee.DEDUPLICATED not in adapter.guarantees:
                 raise ConfigurationError("dedup_id: this event queue's backend cannot deduplicate")
         if timeout is _TIMEOUT and max_retries is _RETRIES and backoff is None:
-            head = _TERMS
+            head = _USUAL_TERMS
         else:
             head = terms(timeout, max_retries, backoff)
         payload = self._context.serializer.seal(head, message)

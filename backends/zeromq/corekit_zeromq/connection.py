@@ -365,6 +365,7 @@ class Connection:
         def error() -> NotOpenError:
             return NotOpenError("closed before the broker answered")
 
+        self.part_publishes()
         self.admission.leave(owner, error)
         self.requests.close(owner, error)
 

@@ -190,9 +190,7 @@ class Handlers:
                 return id_, payload, 0.0, None
         id_ = fields.text("id", message[0], longest)
         payload = fields.binary("payload", message[1], largest)
-        if len(message) == 2:
-            return id_, payload, 0.0, None
-        delay, dedup_id = message[2:]
+        delay, dedup_id = message[2:] or (0.0, None)
         if dedup_id is not None:
             fields.text("dedup_id", dedup_id, longest)
         return id_, payload, fields.seconds("delay", delay, zero=True), dedup_id
