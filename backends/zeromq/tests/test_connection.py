@@ -296,6 +296,21 @@ async def test_failures_become_errors(code: str, kind: type[BackendError]) -> No
         assert len(str(info.value)) < 1000
 
 
+async def test_nothing_joins_what_was_given_up() -> None:
+    """What an adapter had not sent when it was closed is not sent, what is published then is."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        fake.answer(Op.QUEUE_PUBLISH, None)
+        connection = queue._client.connection
+        call = asyncio.create_task(queue.publish("q", "old", b"x"))
+        await asyncio.sleep(0)
+        connection.leave(queue)
+        _, published = connection.enqueue(queue, "q", ["new", b"x"])
+        with pytest.raises(NotOpenError):
+            await call
+        assert await published == "new"
+        assert [command[3] for command in fake.commands(Op.QUEUE_PUBLISH)] == [[["new", b"x"]]]
+
+
 async def test_pending_calls_end_with_the_adapter() -> None:
     """Closing an adapter ends its pending calls with NotOpenError, and nobody else's."""
     async with FakeBroker() as fake:
