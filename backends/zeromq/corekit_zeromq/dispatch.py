@@ -8,8 +8,9 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from corekit.arguments import shown
+from corekit.errors import SerializationError
 
-from .protocol import Reply
+from .protocol import Reply, decode_batch
 from .session import Command
 
 logger = logging.getLogger("corekit.zeromq")
@@ -21,9 +22,15 @@ Handler = Callable[[Command], int]
 #: needs a turn to empty it.
 MESSAGES_PER_TURN = 256
 
+#: Seconds between two log lines about batches that cannot be read.
+_QUIET = 60.0
+
 
 class Dispatcher:
     """Calls `handlers`, by kind of reply, with each command in order.
+
+    MESSAGES are handed on in portions, as `[kind, channel, first, payloads]`. A batch that cannot
+    be read is left out, and a portion without payloads stands where it ends.
 
     *nonsense* is called with a reason when a handler cannot make sense of its command; *caught_up*
     when what was too much for one turn has been handed on.
@@ -36,18 +43,49 @@ class Dispatcher:
         self._loop = asyncio.get_running_loop()
         self._backlog: deque[Command] = deque()
         self._next_turn: asyncio.Handle | None = None
+        self._quiet_until = float("-inf")
 
     def __repr__(self) -> str:
         return f"<Dispatcher backlog={len(self._backlog)}>"
 
     def take(self, commands: Iterable[Command]) -> bool:
         """Hand on *commands*; return whether there may be more in this turn."""
-        for command in commands:
-            if command[0] == Reply.MESSAGES:
-                self._backlog += _in_slices(command)
-            else:
-                self._backlog.append(command)
+        try:
+            for command in commands:
+                if command[0] == Reply.MESSAGES:
+                    self._unpack(*command)
+                else:
+                    self._backlog.append(command)
+        except (TypeError, ValueError) as error:
+            self._nonsense(f"malformed reply {shown(command[0])}: {error!r}")
         return self._next_turn is None and self._hand_on()
+
+    def _unpack(
+        self, kind: int, channel: str, first: int, batches: Iterable[tuple[int, bytes]]
+    ) -> None:
+        payloads: list[bytes] = []
+        for count, batch in batches:
+            try:
+                payloads += decode_batch(count, batch)
+            except SerializationError as error:
+                # Its publisher's fault, and no reason to listen to the others no more.
+                self._complain(channel, error)
+                self._add(kind, channel, first, payloads)
+                first += len(payloads) + count
+                payloads = []
+                self._backlog.append([kind, channel, first, payloads])
+        self._add(kind, channel, first, payloads)
+
+    def _add(self, kind: int, channel: str, first: int, payloads: list[bytes]) -> None:
+        for start in range(0, len(payloads), MESSAGES_PER_TURN):
+            portion = payloads[start : start + MESSAGES_PER_TURN]
+            self._backlog.append([kind, channel, first + start, portion])
+
+    def _complain(self, channel: str, error: SerializationError) -> None:
+        now = self._loop.time()
+        if now >= self._quiet_until:
+            self._quiet_until = now + _QUIET
+            logger.warning("channel %s: messages could not be read: %s", shown(channel), error)
 
     def _hand_on(self) -> bool:
         messages = 0
@@ -84,13 +122,3 @@ class Dispatcher:
         if self._next_turn is not None:
             self._next_turn.cancel()
             self._next_turn = None
-
-
-def _in_slices(command: Command) -> Iterable[Command]:
-    if len(command) != 4 or type(command[3]) is not list or len(command[3]) <= MESSAGES_PER_TURN:
-        return (command,)
-    reply, channel, first, payloads = command
-    return (
-        [reply, channel, first + start, payloads[start : start + MESSAGES_PER_TURN]]
-        for start in range(0, len(payloads), MESSAGES_PER_TURN)
-    )

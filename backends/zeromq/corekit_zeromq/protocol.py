@@ -22,10 +22,10 @@ which the broker hears nothing for `timeout` seconds ends; both times stand in W
 A command is an array whose first element says what it is. Requests carry a number chosen by the
 client, `rid`, not used by another unanswered request, which OK or FAIL repeats. `consumer` is a
 number chosen by the client, too. HELLO keeps its form in every version of the protocol. Session,
-secret, token, owner, payload and value are bytes, epoch and version of an entry whole numbers,
-names and ids text. In the first HELLO of a client session and secret are empty. When its session
-was refused, a client puts its consumers and claims into its first frame: the broker, after its
-start, holds back deliveries for a moment until the sessions of its former life have sent it.
+secret, token, owner, payload, batch and value are bytes, epoch and version of an entry whole
+numbers, names and ids text. In the first HELLO of a client session and secret are empty. When its
+session was refused, a client puts its consumers and claims into its first frame: the broker, after
+its start, holds back deliveries for a moment until the sessions of its former life have sent it.
 
 A malformed command costs its sender FAIL if it is a request, and the session (REFUSED) if not; so
 does a frame that cannot be read. An operation that the broker does not know is answered FAIL if its
@@ -37,7 +37,7 @@ Client to broker::
     BYE
     SUBSCRIBE      rid, channel, epoch or nil, seq          -> OK seq
     UNSUBSCRIBE    channel
-    PUBLISH        channel, [payload, ...]
+    PUBLISH        channel, count, batch
     QUEUE_PUBLISH  rid, channel, [message, ...]             -> OK [outcome, ...] or nil
     CONSUME        consumer, channel
     CANCEL         consumer
@@ -72,7 +72,7 @@ Broker to client::
     REFUSED        code, text: HELLO was refused, or the session was ended for what it sent
     OK             rid, value
     FAIL           rid, code, text
-    MESSAGES       channel, seq of the first, [payload, ...]
+    MESSAGES       channel, seq of the first, [[count, batch], ...]
     GAP            channel, seq of the next message
     DELIVERIES     consumer, [[token, id, payload, attempt, deaths, published_at], ...]
     EXPIRED        consumer, [token, ...]
@@ -81,9 +81,15 @@ A `message` is [id, payload] or [id, payload, delay, dedup_id or nil]. Its `outc
 was queued, the id of an earlier message if its dedup_id was known, or [code, text] if it was
 refused, which concerns no other; nil instead of the list means that all were queued.
 
+A batch is a msgpack array of `count` payloads, one at least. The broker numbers its messages, keeps
+it and sends it on as it is: only subscribers look into it. One that is not what its publisher said
+costs them a gap in place of its messages. A batch may be larger than the largest payload by
+`BATCH_ALLOWANCE`.
+
 SUBSCRIBE's `seq` is that of the next message which the subscriber lacks, OK's that of the next
 message which it will get. If the epoch is this one and the history reaches back to `seq`, what it
-lacks follows; otherwise GAP does, unless epoch was nil. LOCK_ABANDON is not answered, and neither
+lacks follows, from the beginning of a batch on: older messages than `seq` in it have to be dropped.
+Otherwise GAP follows, unless epoch was nil. LOCK_ABANDON is not answered, and neither
 is the request that it names; LOCK_ACQUIRE is answered nil when its wait is over. CANCEL and BYE
 give back what the consumer holds, uncounted. What is held when a session ends otherwise counts a
 death each, and locks of the session are freed.
@@ -117,6 +123,12 @@ ACKNOWLEDGE_BYTES = 256 * 1024
 
 #: What a frame may be larger than the largest payload in it: commands around it, other payloads.
 FRAME_ALLOWANCE = 1024 * 1024
+
+#: What a batch may be larger than the largest payload: the rest of its frame fits beside it.
+BATCH_ALLOWANCE = FRAME_ALLOWANCE // 2
+
+#: The values in a batch of so many bytes need not be counted before it is read.
+_SMALL = 256 * 1024
 
 
 class Op(IntEnum):
@@ -206,6 +218,31 @@ def decode(frame: bytes, *, elements: int | None = None) -> tuple[int, int, list
     ):
         raise SerializationError("not a frame of corekit's protocol")
     return number, received, commands
+
+
+def encode_batch(payloads: Sequence[bytes]) -> bytes:
+    """Return *payloads*, at least one, as a batch."""
+    batch: bytes = msgpack.packb(payloads)
+    return batch
+
+
+def decode_batch(count: int, batch: bytes) -> list[bytes]:
+    """Return the *count* payloads of *batch*; raises SerializationError if it holds anything else.
+
+    Nobody has vouched for a batch. As with frames, a large one has a limit of values: one more than
+    it has payloads.
+    """
+    try:
+        if len(batch) > _SMALL:
+            _count(batch, count + 1)
+        payloads: list[bytes] = msgpack.unpackb(
+            batch, max_array_len=count, max_map_len=0, max_str_len=0, max_ext_len=0
+        )
+    except Exception as error:
+        raise SerializationError(f"not a batch: {type(error).__name__}") from error
+    if type(payloads) is not list or len(payloads) != count or {*map(type, payloads)} != {bytes}:
+        raise SerializationError(f"not a batch of {count} payloads")
+    return payloads
 
 
 def _count(frame: bytes, most: int) -> None:

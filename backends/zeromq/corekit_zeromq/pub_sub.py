@@ -132,15 +132,17 @@ class PubSub:
         # Before the answer: from an earlier subscription of the same channel.
         if subscription is None or subscription.epoch is None or receiver is None:
             return 0
-        missed = first - subscription.expected
-        if missed > 0:
+        expected, following = subscription.expected, first + len(payloads)
+        if following > expected:
+            subscription.expected = following
+        if first > expected:
             receiver.gap(channel)
-        elif missed < 0:
-            payloads = payloads[-missed:]
+        elif first < expected:
+            payloads = payloads[expected - first :]
         if payloads:
-            subscription.expected = first + len(command[3])
             receiver.messages(channel, payloads)
-        return len(payloads)
+        # Also to hand on a gap takes time.
+        return len(payloads) or 1
 
     def _on_gap(self, command: Command) -> int:
         _, channel, following = command

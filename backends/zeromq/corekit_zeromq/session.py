@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 from corekit.errors import SerializationError
 
-from .protocol import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES, Op, decode, encode
+from .protocol import (
+    ACKNOWLEDGE_BYTES,
+    ACKNOWLEDGE_FRAMES,
+    Op,
+    decode,
+    decode_batch,
+    encode,
+    encode_batch,
+)
 
 Command = list[Any]
 
@@ -81,6 +89,8 @@ class Session:
         self._frame = _Frame(number)
         self._commands = self._frame.commands
         self._publishes: dict[str, list[bytes]] = {}
+        #: The commands that these payloads stand in.
+        self._unencoded: list[Command] = []
         self._acks: dict[int, list[bytes]] = {}
 
     def __repr__(self) -> str:
@@ -141,7 +151,9 @@ class Session:
         payloads = self._publishes.get(channel)
         if payloads is None:
             payloads = self._publishes[channel] = []
-            self._commands.append([Op.PUBLISH, channel, payloads])
+            command = [Op.PUBLISH, channel, payloads]
+            self._commands.append(command)
+            self._unencoded.append(command)
         payloads.append(payload)
         cost = len(payload) + OVERHEAD
         self.room -= cost
@@ -171,6 +183,9 @@ class Session:
         return True
 
     def _close_frame(self) -> None:
+        for command in self._unencoded:
+            payloads = command.pop()
+            command += [len(payloads), encode_batch(payloads)]
         self._kept.append(self._frame)
         self._open(self._frame.number + 1)
 
@@ -238,13 +253,15 @@ class Session:
         """Begin a new session, with nothing to send."""
         unsent: list[tuple[str, list[bytes]]] = []
         uncertain = 0
-        for frame in (*self._kept, self._frame):
+        self._close_frame()
+        for frame in self._kept:
             for command in frame.commands:
                 if command and command[0] == Op.PUBLISH:
+                    _, channel, count, batch = command
                     if frame.number > self.transmitted:
-                        unsent.append((command[1], command[2]))
+                        unsent.append((channel, decode_batch(count, batch)))
                     else:
-                        uncertain += len(command[2])
+                        uncertain += count
         remains = Remains(self.transmitted, self.confirmed, unsent, uncertain)
         self.room = WINDOW
         self._begin(1)

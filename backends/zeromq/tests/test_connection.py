@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+import msgpack
 import pytest
 from corekit_zeromq.cache import Cache
 from corekit_zeromq.client import _connections
 from corekit_zeromq.event_queue import EventQueue
 from corekit_zeromq.lock import Lock
-from corekit_zeromq.protocol import Op, Reply
+from corekit_zeromq.protocol import Op, Reply, encode_batch
 from corekit_zeromq.pub_sub import PubSub
 
 from corekit.config import BackendURL
@@ -32,6 +33,7 @@ from corekit.errors import (
 from corekit.testing import eventually
 from corekit.testing.contexts import make_context
 
+from .batches import messages, payloads_of, publish
 from .fake_broker import HEARTBEAT, FakeBroker, opened
 from .processes import free_port
 
@@ -351,7 +353,7 @@ async def test_publishers_wait_for_a_full_window() -> None:
             assert "nothing was sent" in str(error)
             fake.confirming = True
             await pub_sub.publish("c", b"last")
-            await eventually(lambda: fake.said and fake.said[-1] == [Op.PUBLISH, "c", [b"last"]])
+            await eventually(lambda: fake.said and fake.said[-1] == publish("c", b"last"))
             assert len(fake.commands(Op.PUBLISH)) == sent + 1
 
 
@@ -364,8 +366,8 @@ async def test_waiting_publishers_keep_their_order() -> None:
         calls[7].cancel()
         await asyncio.wait(calls)
         await pub_sub.publish("c", b"end")
-        await eventually(lambda: fake.said and fake.said[-1][2][-1] == b"end")
-        payloads = [payload for command in fake.commands(Op.PUBLISH) for payload in command[2]]
+        await eventually(lambda: fake.said and payloads_of(fake.said[-1])[-1] == b"end")
+        payloads = [one for command in fake.commands(Op.PUBLISH) for one in payloads_of(command)]
         assert payloads == [str(n).encode() for n in range(20) if n != 7] + [b"end"]
 
 
@@ -385,7 +387,7 @@ async def test_a_publisher_that_never_waits() -> None:
             await pub_sub.publish("c", b"x" * 100)
         assert turns >= 5
         counting.cancel()
-        await eventually(lambda: sum(len(c[2]) for c in fake.said) == 5000)
+        await eventually(lambda: sum(c[2] for c in fake.said) == 5000)
 
 
 async def test_a_flood_is_taken_in_portions() -> None:
@@ -406,10 +408,8 @@ async def test_a_flood_is_taken_in_portions() -> None:
     async with FakeBroker() as fake, opened(PubSub, fake.url, receiver := Slow()) as pub_sub:
         await pub_sub.subscribe("c")
         payloads = [str(number).encode() for number in range(3000)]
-        await fake.say([Reply.MESSAGES, "c", 1, payloads[:1500]])
-        await fake.say(
-            *([Reply.MESSAGES, "c", n + 1, payloads[n : n + 10]] for n in range(1500, 3000, 10))
-        )
+        await fake.say(messages("c", 1, payloads[:1000], payloads[1000:1500]))
+        await fake.say(*(messages("c", n + 1, payloads[n : n + 10]) for n in range(1500, 3000, 10)))
         while len(receiver.arrived) < 3000:
             turns += 1
             await asyncio.sleep(0)
@@ -481,7 +481,7 @@ async def test_nonsense_costs_the_session(frame: bytes, caplog: pytest.LogCaptur
 async def test_what_is_unknown_is_ignored() -> None:
     """Replies of a later version, and messages for nobody, disturb nothing."""
     async with FakeBroker() as fake, opened(PubSub, fake.url, Receiver()) as pub_sub:
-        await fake.say([77, "new"], [Reply.MESSAGES, "c", 1, [b"1"]], [Reply.DELIVERIES, 4, []])
+        await fake.say([77, "new"], messages("c", 1, [b"1"]), [Reply.DELIVERIES, 4, []])
         await pub_sub.subscribe("c")
         assert len(fake.hellos) == 1
 
@@ -506,13 +506,13 @@ async def test_subscriptions_come_back() -> None:
     receiver = Receiver()
     async with FakeBroker() as fake, opened(PubSub, fake.url, receiver) as pub_sub:
         await pub_sub.subscribe("c")
-        await fake.say([Reply.MESSAGES, "c", 1, [b"1", b"2"]])
+        await fake.say(messages("c", 1, [b"1", b"2"]))
         await eventually(lambda: len(receiver.arrived) == 2)
         fake.epoch = 2
         fake.scripts[Op.SUBSCRIBE] = lambda command: [
             [Reply.OK, command[1], 7],
             [Reply.GAP, "c", 7],
-            [Reply.MESSAGES, "c", 7, [b"7"]],
+            messages("c", 7, [b"7"]),
         ]
         await fake.say([Reply.UNKNOWN], number=0)
         await eventually(lambda: receiver.arrived == [b"1", b"2", None, b"7"])
@@ -524,12 +524,56 @@ async def test_numbers_are_watched() -> None:
     receiver = Receiver()
     async with FakeBroker() as fake, opened(PubSub, fake.url, receiver) as pub_sub:
         await pub_sub.subscribe("c")
-        await fake.say(
-            [Reply.MESSAGES, "c", 1, [b"1", b"2"]], [Reply.MESSAGES, "c", 2, [b"2", b"3"]]
-        )
-        await fake.say([Reply.MESSAGES, "c", 5, [b"5"]], [Reply.MESSAGES, "c", 1, [b"1"]])
+        await fake.say(messages("c", 1, [b"1", b"2"]), messages("c", 2, [b"2", b"3"]))
+        await fake.say(messages("c", 5, [b"5"]), messages("c", 1, [b"1"]))
         await eventually(lambda: len(receiver.arrived) >= 5)
         assert receiver.arrived == [b"1", b"2", b"3", None, b"5"]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        [2, b"\xc1"],
+        [2, encode_batch([b"x"])],
+        [2, encode_batch([b"x", b"y", b"z"])],
+        [2, encode_batch([b"x", b"y"])[:-1]],
+        [2, encode_batch([b"x", b"y"]) + b"z"],
+        [2, msgpack.packb([b"x", "text"])],
+        [2, msgpack.packb([[b"x", b"y"], [b"x", b"y"]])],
+        [2, msgpack.packb({b"x": b"y"})],
+        [2, msgpack.packb(b"xy")],
+    ],
+    ids=["garbage", "fewer", "more", "cut", "trailing", "text", "nested", "map", "bytes"],
+)
+async def test_a_bad_batch_costs_its_own_messages(
+    bad: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a gap of as many numbers, told at once and in the log; the session goes on."""
+    receiver = Receiver()
+    async with FakeBroker() as fake, opened(PubSub, fake.url, receiver) as pub_sub:
+        await pub_sub.subscribe("c")
+        _, _, _, good = messages("c", 1, [b"1"])
+        with caplog.at_level(logging.WARNING, "corekit.zeromq"):
+            await fake.say([Reply.MESSAGES, "c", 1, [*good, bad]])
+            await eventually(lambda: receiver.arrived == [b"1", None])
+            await fake.say([Reply.MESSAGES, "c", 4, [*good, bad, *good]], messages("c", 8, [b"8"]))
+            await eventually(lambda: receiver.arrived[2:] == [b"1", None, b"1", b"8"])
+        assert caplog.text.count("could not be read") == 1
+        assert len(fake.hellos) == 1
+
+
+async def test_a_bad_batch_that_came_before_is_no_gap() -> None:
+    """What is dropped by its number may be anything."""
+    receiver = Receiver()
+    async with FakeBroker() as fake, opened(PubSub, fake.url, receiver) as pub_sub:
+        await pub_sub.subscribe("c")
+        await fake.say(
+            messages("c", 1, [b"1", b"2"]),
+            [Reply.MESSAGES, "c", 1, [[2, b"bad"]]],
+            messages("c", 3, [b"3"]),
+        )
+        await eventually(lambda: len(receiver.arrived) >= 3)
+        assert receiver.arrived == [b"1", b"2", b"3"]
 
 
 async def test_publishes_to_a_queue_are_repeated() -> None:
@@ -715,7 +759,7 @@ async def test_uncertain_messages_are_told(caplog: pytest.LogCaptureFixture) -> 
             await fake.say([Reply.UNKNOWN], number=0)
             await eventually(lambda: "1 published messages may not have arrived" in caplog.text)
         await pub_sub.publish("c", b"2")
-        assert [command[2] for command in await fake.heard(Op.PUBLISH, 2)] == [[b"1"], [b"2"]]
+        assert await fake.heard(Op.PUBLISH, 2) == [publish("c", b"1"), publish("c", b"2")]
 
 
 # -- other things

@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 from corekit_zeromq import connection as connections
 from corekit_zeromq.cache import Cache
 from corekit_zeromq.event_queue import EventQueue
 from corekit_zeromq.local import Place
 from corekit_zeromq.lock import Lock
-from corekit_zeromq.protocol import VERSION, Op, Reply, decode, encode
+from corekit_zeromq.protocol import (
+    VERSION,
+    Op,
+    Reply,
+    decode,
+    decode_batch,
+    encode,
+    encode_batch,
+)
 from corekit_zeromq.pub_sub import PubSub
 from corekit_zeromq.session import Session
 from corekit_zeromq.settings import Settings
@@ -43,6 +53,7 @@ NEARLY = st.sampled_from(
         *([0, 0, 0, 0], [["m", b"x", "error", 1, 5.0]], [[b"t", "m", b"x", 1, 0, 5.0]], {}),
         *(["m"], [None, "m"], [["queue_full", "text"]], [["queue_full"]]),
         *([["m", b"x"]], [[b"t", 5, b"x", 1, 0, 5.0]], [[b"t", "m", "x", None, 0, 5.0]]),
+        *([[1, b"x"]], [[1, encode_batch([b"x"])]], [[2, encode_batch([b"x"])], 5]),
     ]
 )
 
@@ -276,6 +287,40 @@ def test_any_frame_of_a_session(frames: list[bytes]) -> None:
             continue
         assert session.received in (before[0], before[0] + 1)
         assert before[1] <= session.confirmed <= session.transmitted
+
+
+@given(
+    st.one_of(
+        st.binary(max_size=60),
+        st.lists(st.one_of(st.binary(max_size=5), VALUES), max_size=5).map(msgpack.packb),
+        st.lists(st.binary(max_size=5), max_size=5).map(encode_batch),
+    ),
+    st.integers(1, 6),
+)
+def test_any_bytes_as_a_batch(batch: bytes, count: int) -> None:
+    """A batch is as many bytes as it should have, or a SerializationError."""
+    try:
+        payloads = decode_batch(count, batch)
+    except SerializationError:
+        return
+    assert len(payloads) == count
+    assert {type(payload) for payload in payloads} == {bytes}
+    assert encode_batch(payloads) == batch or len(batch) > len(encode_batch(payloads))
+
+
+@pytest.mark.parametrize("heavy", [b"\x92", b"\x90", b"\xc4\x00", b"\x92\xc4\x02xx"], ids=repr)
+def test_a_heavy_batch_is_cheap(heavy: bytes) -> None:
+    """A batch of 8 MiB made of tiny elements takes about its size, and is read no further."""
+    count = 100_000
+    batch = b"\xdd" + count.to_bytes(4, "big") + heavy * (8 * 1024 * 1024 // len(heavy))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SerializationError):
+            decode_batch(count, batch)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2 * len(batch)
 
 
 # -- files

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from corekit.errors import SerializationError
 
+from .batches import payloads_of, publish
+
 
 def sent(session: Session) -> list[tuple[int, int, list[list[Any]]]]:
     """Return the frames that the session gives to its connection now."""
@@ -41,8 +43,8 @@ def test_payloads_of_a_channel_share_a_command() -> None:
             1,
             0,
             [
-                [Op.PUBLISH, "a", [b"1", b"3"]],
-                [Op.PUBLISH, "b", [b"2"]],
+                publish("a", b"1", b"3"),
+                publish("b", b"2"),
                 [Op.ACK, 1, [b"x", b"z"]],
                 [Op.ACK, 2, [b"y"]],
             ],
@@ -56,7 +58,7 @@ def test_groups_end_with_their_frame() -> None:
     session.publish("a", b"1")
     sent(session)
     session.publish("a", b"2")
-    assert sent(session) == [(2, 0, [[Op.PUBLISH, "a", [b"2"]]])]
+    assert sent(session) == [(2, 0, [publish("a", b"2")])]
 
 
 def test_a_full_frame_is_told() -> None:
@@ -67,7 +69,7 @@ def test_a_full_frame_is_told() -> None:
     frames = sent(session)
     assert len(frames) == sum(filled) + 1
     assert all(len(encode(*frame)) < 200_000 for frame in frames)
-    assert sum(len(frame[2][0][2]) for frame in frames) == 300
+    assert sum(len(payloads_of(frame[2][0])) for frame in frames) == 300
 
 
 def test_what_is_unconfirmed_takes_room() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from corekit.arguments import shown
 from corekit.errors import BackendError, BackendRefused, CorekitError, InvalidArgument
 
-from ..protocol import Op, Reply
+from ..protocol import BATCH_ALLOWANCE, Op, Reply
 from . import fields
 from .consumer import Consumer, Held
 from .memory_handlers import memory_table
@@ -35,7 +35,7 @@ class Handlers:
             Op.BYE: (self._bye, 1, False),
             Op.SUBSCRIBE: (self._subscribe, 5, True),
             Op.UNSUBSCRIBE: (self._unsubscribe, 2, False),
-            Op.PUBLISH: (self._publish, 3, False),
+            Op.PUBLISH: (self._publish, 4, False),
             Op.QUEUE_PUBLISH: (self._queue_publish, 4, True),
             Op.CONSUME: (self._consume, 3, False),
             Op.CANCEL: (self._cancel, 2, False),
@@ -131,15 +131,16 @@ class Handlers:
         self._pub_sub.unsubscribe(session, self._name(command[1]))
 
     def _publish(self, session: Session, command: list[Any]) -> None:
-        _, channel, payloads = command
+        _, channel, count, batch = command
         name = self._name(channel)
-        if payloads:
-            payloads = fields.binaries("payloads", payloads, self._limits.max_message)
-            try:
-                self._pub_sub.publish(name, payloads, sum(map(len, payloads)))
-            except BackendRefused as error:
-                # Nobody waits for an answer: it is lost, and no reason to end the session.
-                self._engine.complaints.warning(session.id, "%s: %s", session.name, error)
+        fields.binary("batch", batch, self._limits.max_message + BATCH_ALLOWANCE)
+        # What is inside is the subscribers' to check. They need not fear the count.
+        fields.whole("count", count, 1, min(len(batch), self._limits.elements))
+        try:
+            self._pub_sub.publish(name, count, batch)
+        except BackendRefused as error:
+            # Nobody waits for an answer: it is lost, and no reason to end the session.
+            self._engine.complaints.warning(session.id, "%s: %s", session.name, error)
 
     # -- queues
 

@@ -1,11 +1,15 @@
-"""Pub/sub: numbered messages, a bounded history, and subscribers of any speed."""
+"""Pub/sub: numbered messages, a bounded history, and subscribers of any speed.
+
+Messages come, are kept and are sent on in batches, as their publishers made them, whatever is in
+them.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import OrderedDict, deque
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgpack
 
@@ -21,7 +25,7 @@ logger = logging.getLogger("corekit.broker.pub_sub")
 
 pack = msgpack.Packer(autoreset=True).pack
 
-#: Payloads that go into one command together, in bytes.
+#: Batches that go into one command together, in bytes.
 _BATCH = 256 * 1024
 
 #: How long a channel without subscribers keeps its history, in seconds.
@@ -29,6 +33,13 @@ _IDLE = 300.0
 
 #: Channels that one step of housekeeping looks at.
 _STEP = 1000
+
+
+class Batch(NamedTuple):
+    """Messages as their publisher sent them: how many, and the bytes that hold them."""
+
+    length: int
+    payloads: bytes
 
 
 class Subscription:
@@ -50,38 +61,70 @@ class Channel:
     """A channel: its subscribers, and its latest messages."""
 
     __slots__ = (
+        "_most",
         "bytes",
         "fresh",
         "fresh_bytes",
+        "fresh_count",
         "history",
         "name",
         "next",
+        "oldest",
         "subscriptions",
         "used_at",
     )
 
-    def __init__(self, name: str, first: int) -> None:
+    def __init__(self, name: str, first: int, most: int) -> None:
         self.name = name
         self.next = first
         """The number of the next message."""
-        self.history: deque[bytes] = deque()
+        self.history: deque[Batch] = deque()
+        self.oldest = first
+        """The number of the first message in the history."""
+        self._most = most
         self.bytes = 0
-        self.fresh: list[bytes] = []
+        self.fresh: list[Batch] = []
         """What was published in this turn and not sent on yet; part of the history."""
+        self.fresh_count = 0
         self.fresh_bytes = 0
         self.subscriptions: dict[bytes, Subscription] = {}
         self.used_at = 0.0
 
     def __repr__(self) -> str:
         return (
-            f"<Channel {self.name!r} next={self.next} kept={len(self.history)} "
+            f"<Channel {self.name!r} next={self.next} kept={self.next - self.first} "
             f"subscribers={len(self.subscriptions)}>"
         )
 
     @property
     def first(self) -> int:
-        """The number of the oldest message that is kept."""
-        return self.next - len(self.history)
+        """The number of the oldest message that can be had again: at most *most* can."""
+        return max(self.oldest, self.next - self._most)
+
+    def add(self, batch: Batch) -> None:
+        """Take *batch*, of the next messages."""
+        size = len(batch.payloads)
+        self.next += batch.length
+        self.fresh.append(batch)
+        self.fresh_count += batch.length
+        self.fresh_bytes += size
+        self.history.append(batch)
+        self.bytes += size
+
+    def drop(self) -> int:
+        """Forget the oldest batch and return its size."""
+        count, payloads = self.history.popleft()
+        self.oldest += count
+        self.bytes -= len(payloads)
+        return len(payloads)
+
+    def find(self, number: int) -> tuple[int, int]:
+        """Return where in the history the batch with message *number* is, and its first number."""
+        place, first = 0, self.oldest
+        while first + self.history[place].length <= number:
+            first += self.history[place].length
+            place += 1
+        return place, first
 
 
 class PubSub:
@@ -110,7 +153,8 @@ class PubSub:
                 raise BackendRefused(
                     f"the broker has {self._limits.channels} channels in use, its limit"
                 )
-            channel = self._channels[name] = Channel(name, self._first)
+            channel = Channel(name, self._first, self._limits.history_count)
+            self._channels[name] = channel
         return channel
 
     def _forget_oldest(self) -> bool:
@@ -138,17 +182,13 @@ class PubSub:
 
     # -- publishing
 
-    def publish(self, name: str, payloads: list[bytes], size: int) -> None:
-        """Take *payloads*, of *size* bytes together; `flush` sends them on."""
+    def publish(self, name: str, count: int, payloads: bytes) -> None:
+        """Take a batch of *count* messages; `flush` sends it on."""
         channel = self._channels.get(name) or self._open(name)
-        if channel.fresh_bytes + size > _BATCH:
+        if channel.fresh_bytes + len(payloads) > _BATCH:
             self._send(channel)
-        channel.fresh.extend(payloads)
-        channel.fresh_bytes += size
-        channel.next += len(payloads)
-        channel.history.extend(payloads)
-        channel.bytes += size
-        self._kept += size
+        channel.add(Batch(count, payloads))
+        self._kept += len(payloads)
         self._fresh[channel] = None
 
     def flush(self, now: float) -> None:
@@ -165,7 +205,7 @@ class PubSub:
     def _send(self, channel: Channel) -> None:
         if not channel.fresh:
             return
-        first = channel.next - len(channel.fresh)
+        first = channel.next - channel.fresh_count
         if channel.subscriptions:
             command = pack((Reply.MESSAGES, channel.name, first, channel.fresh))
             bound = self._limits.outstanding
@@ -180,22 +220,20 @@ class PubSub:
                 else:
                     session.send(command)
         channel.fresh = []
-        channel.fresh_bytes = 0
+        channel.fresh_count = channel.fresh_bytes = 0
 
     def _trim(self, channel: Channel) -> None:
-        surplus = len(channel.history) - self._limits.history_count
-        while surplus > 0 or channel.bytes > self._limits.history_bytes:
-            size = len(channel.history.popleft())
-            channel.bytes -= size
-            self._kept -= size
-            surplus -= 1
+        history, most = channel.history, self._limits.history_bytes
+        while history and (
+            channel.bytes > most or channel.oldest + history[0].length <= channel.first
+        ):
+            self._kept -= channel.drop()
 
     def _drop_oldest_history(self) -> None:
         for channel in self._channels.values():
-            if channel.bytes:
-                self._kept -= channel.bytes
-                channel.bytes = 0
-                channel.history.clear()
+            if channel.history:
+                while channel.history:
+                    self._kept -= channel.drop()
                 return
         self._kept = 0
 
@@ -253,15 +291,16 @@ class PubSub:
             del session.lagging[name]
 
     def _replay(self, channel: Channel, subscription: Subscription) -> None:
-        start = subscription.next - channel.first
-        batch: list[bytes] = []
+        # Batches go whole. Who has some messages of the first one already sees it by the number.
+        place, first = channel.find(subscription.next)
+        subscription.next = first
+        batches: list[Batch] = []
         size = 0
-        for place in range(start, len(channel.history)):
-            payload = channel.history[place]
-            if batch and size + len(payload) > _BATCH:
+        for batch in islice(channel.history, place, None):
+            if batches and size + len(batch.payloads) > _BATCH:
                 break
-            batch.append(payload)
-            size += len(payload)
-        command = pack((Reply.MESSAGES, channel.name, subscription.next, batch))
+            batches.append(batch)
+            size += len(batch.payloads)
+            subscription.next += batch.length
+        command = pack((Reply.MESSAGES, channel.name, first, batches))
         subscription.session.send(command)
-        subscription.next += len(batch)

@@ -8,6 +8,7 @@ from corekit_zeromq.protocol import Op, Reply, encode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ..batches import messages, payloads_of, publish
 from .peer import Bench, Peer
 
 
@@ -16,7 +17,7 @@ def received(peer: Peer) -> list[bytes | str]:
     seen: list[bytes | str] = []
     for command in peer.inbox:
         if command[0] == Reply.MESSAGES:
-            seen += command[3]
+            seen += payloads_of(command)
         elif command[0] == Reply.GAP:
             seen.append("gap")
     return seen
@@ -34,11 +35,9 @@ def subscribe(peer: Peer, epoch: int | None = None, seq: int = 0) -> int:
 def test_every_subscriber_gets_every_message(bench: Bench) -> None:
     """In the order of publishing, the publisher too; what was published before does not come."""
     one, two = bench.peer(), bench.peer()
-    one.send([Op.PUBLISH, "c", [b"before"]])
+    one.send(publish("c", b"before"))
     assert subscribe(one) == subscribe(two) == 2
-    two.send(
-        [Op.PUBLISH, "c", [b"a", b"b"]], [Op.PUBLISH, "other", [b"x"]], [Op.PUBLISH, "c", [b"c"]]
-    )
+    two.send(publish("c", b"a", b"b"), publish("other", b"x"), publish("c", b"c"))
     assert received(one) == received(two) == [b"a", b"b", b"c"]
 
 
@@ -46,20 +45,20 @@ def test_one_turn_is_one_command(bench: Bench) -> None:
     """What was published in one turn goes out together, encoded once for all subscribers."""
     one, two = bench.peer(), bench.peer()
     subscribe(one), subscribe(two)
-    frames = [(one.route, encode(n, 0, [[Op.PUBLISH, "c", [b"%d" % n]]])) for n in (2, 3, 4)]
+    frames = [(one.route, encode(n, 0, [publish("c", b"%d" % n)])) for n in (2, 3, 4)]
     bench.turn(*frames)
-    assert two.inbox[1:] == [[Reply.MESSAGES, "c", 1, [b"2", b"3", b"4"]]]
+    assert two.inbox[1:] == [messages("c", 1, [b"2"], [b"3"], [b"4"])]
 
 
 def test_subscribing_within_a_turn(bench: Bench) -> None:
     """What comes before the SUBSCRIBE in a frame does not arrive, what follows does."""
     peer = bench.peer()
     peer.send(
-        [Op.PUBLISH, "c", [b"1"]],
+        publish("c", b"1"),
         [Op.SUBSCRIBE, 1, "c", None, 0],
-        [Op.PUBLISH, "c", [b"2"]],
+        publish("c", b"2"),
         [Op.UNSUBSCRIBE, "c"],
-        [Op.PUBLISH, "c", [b"3"]],
+        publish("c", b"3"),
     )
     assert received(peer) == [b"2"]
 
@@ -68,10 +67,10 @@ def test_a_subscriber_that_comes_back_gets_what_it_lacks(bench: Bench) -> None:
     """With epoch and number of the next message: in order, without duplicates, without a gap."""
     one, two = bench.peer(), bench.peer()
     subscribe(one)
-    one.send([Op.PUBLISH, "c", [b"1", b"2"]])
-    two.send([Op.PUBLISH, "c", [b"3"]])
+    one.send(publish("c", b"1"))
+    two.send(publish("c", b"2", b"3"))
     assert subscribe(two, bench.engine.epoch, 2) == 2
-    two.send([Op.PUBLISH, "c", [b"4"]])
+    two.send(publish("c", b"4"))
     assert received(two) == [b"2", b"3", b"4"]
 
 
@@ -80,10 +79,50 @@ def test_a_gap_is_told(tmp_path: Path, seq: int) -> None:
     """If the history does not reach back, or the number is from nowhere."""
     bench = Bench(tmp_path, history_count=2)
     peer = bench.peer()
-    peer.send([Op.PUBLISH, "c", [b"1", b"2", b"3", b"4"]])
+    peer.send(publish("c", b"1", b"2", b"3", b"4"))
     assert subscribe(peer, bench.engine.epoch, seq) == 5
-    peer.send([Op.PUBLISH, "c", [b"5"]])
+    peer.send(publish("c", b"5"))
     assert received(peer) == ["gap", b"5"]
+
+
+def test_a_batch_is_replayed_whole(bench: Bench) -> None:
+    """Who lacks the end of a batch gets all of it again, under the number of its first message."""
+    one, two = bench.peer(), bench.peer()
+    one.send(publish("c", b"1"), publish("c", b"2", b"3", b"4"), publish("c", b"5"))
+    assert subscribe(two, bench.engine.epoch, 3) == 3
+    assert two.inbox[1:] == [messages("c", 2, [b"2", b"3", b"4"], [b"5"])]
+
+
+def test_a_batch_is_kept_unread(bench: Bench) -> None:
+    """Whatever is in it: it counts as so many messages, and goes out as it came, replayed too."""
+    one, two = bench.peer(), bench.peer()
+    subscribe(one)
+    one.send([Op.PUBLISH, "c", 3, b"any bytes"])
+    assert one.inbox[1:] == [[Reply.MESSAGES, "c", 1, [[3, b"any bytes"]]]]
+    assert subscribe(two, bench.engine.epoch, 2) == 2
+    assert two.inbox[1:] == one.inbox[1:]
+
+
+@given(st.lists(st.integers(1, 7), max_size=12), st.integers(0, 90))
+def test_the_history_is_bounded_in_messages(lengths: list[int], seq: int) -> None:
+    """Exactly, whatever the batches: messages beyond the bound cannot be had again.
+
+    What is kept of the batches is less than one batch more.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        bench = Bench(Path(directory), history_count=10)
+        peer = bench.peer()
+        for length in lengths:
+            peer.send(publish("c", *[b"x"] * length))
+        following = sum(lengths) + 1
+        answered = subscribe(peer, bench.engine.epoch, seq)
+        reached = max(1, following - 10) <= seq <= following
+        assert answered == (seq if reached else following)
+        assert ("gap" in received(peer)) is not reached
+        channel = bench.engine.pub_sub._channels["c"]
+        assert sum(batch.length for batch in channel.history) < 10 + max(lengths, default=1)
+        assert channel.bytes == sum(len(batch.payloads) for batch in channel.history)
+        bench.journal.close()
 
 
 def test_another_life_is_a_gap(bench: Bench) -> None:
@@ -100,7 +139,7 @@ def test_the_history_is_bounded_in_bytes(tmp_path: Path) -> None:
     bench = Bench(tmp_path, history_bytes=100, history_total=250)
     peer = bench.peer()
     for channel in "abcdef":
-        peer.send([Op.PUBLISH, channel, [b"x" * 40] * 5])
+        peer.send(*[publish(channel, b"x" * 37)] * 5)
     channels = bench.engine.pub_sub._channels
     assert [channel.bytes for channel in channels.values()] == [0, 0, 0, 80, 80, 80]
     assert bench.engine.pub_sub._kept == 240
@@ -110,8 +149,8 @@ def test_a_forgotten_channel_is_a_gap(tmp_path: Path) -> None:
     """A channel that was forgotten for want of room does not begin at 1 again."""
     bench = Bench(tmp_path, channels=1)
     peer = bench.peer()
-    peer.send([Op.PUBLISH, "c", [b"1", b"2"]])
-    peer.send([Op.PUBLISH, "other", [b"x"]])
+    peer.send(publish("c", b"1", b"2"))
+    peer.send(publish("other", b"x"))
     assert subscribe(peer, bench.engine.epoch, 2) > 3
     assert received(peer) == ["gap"]
 
@@ -123,14 +162,14 @@ def test_a_slow_subscriber_slows_nobody(tmp_path: Path) -> None:
     subscribe(slow), subscribe(fast)
     read_until = slow.received
     for n in range(200):
-        publisher.send([Op.PUBLISH, "c", [b"%03d" % n * 10]])
+        publisher.send(publish("c", b"%03d" % n * 10))
         fast.raw(encode(0, fast.received, []))
     assert len(received(fast)) == 200
     session = bench.engine.sessions.at(slow.route)
     assert session.outstanding < 1100
     assert read_until < slow.received
     slow.raw(encode(0, slow.received, []))  # now it has read everything
-    publisher.send([Op.PUBLISH, "c", [b"new"]])
+    publisher.send(publish("c", b"new"))
     seen = received(slow)
     assert seen.count("gap") == 1
     assert seen[-1] == b"new"
@@ -144,7 +183,7 @@ def test_a_subscriber_a_little_slow_loses_nothing(tmp_path: Path) -> None:
     slow, publisher = bench.peer(), bench.peer()
     subscribe(slow)
     for n in range(100):
-        publisher.send([Op.PUBLISH, "c", [b"%03d" % n * 10]])
+        publisher.send(publish("c", b"%03d" % n * 10))
     while received(slow)[-1] != b"099" * 10:
         before = slow.received
         slow.raw(encode(0, slow.received, []))
@@ -168,7 +207,7 @@ def test_nothing_is_lost_silently(steps: list[int | str]) -> None:
         peer.inbox.clear()
         for step in steps:
             if isinstance(step, int):
-                publisher.send([Op.PUBLISH, "c", [b"%d" % (count + n) for n in range(step)]])
+                publisher.send(publish("c", *(b"%d" % (count + n) for n in range(step))))
                 count += step
             elif step == "cut":
                 bench.peers.pop(peer.route, None)
@@ -182,9 +221,12 @@ def test_nothing_is_lost_silently(steps: list[int | str]) -> None:
                     peer.send([Op.SUBSCRIBE, 1, "c", epoch, expected])
             for command in peer.inbox:
                 if command[0] == Reply.MESSAGES:
-                    assert command[2] == expected
-                    expected += len(command[3])
-                    seen += command[3]
+                    payloads = payloads_of(command)
+                    following = command[2] + len(payloads)
+                    # After a reconnect the first batch is sent whole.
+                    assert command[2] <= expected < following
+                    seen += payloads[expected - command[2] :]
+                    expected = following
                 elif command[0] == Reply.GAP:
                     expected = command[2]
             peer.inbox.clear()
@@ -199,7 +241,7 @@ def test_what_nobody_uses_costs_nothing(bench: Bench) -> None:
     peer = bench.peer()
     subscribe(peer)
     for n in range(50):
-        peer.send([Op.PUBLISH, f"c{n}", [b"x"]], [Op.CONSUME, n, f"q{n}"], [Op.CANCEL, n])
+        peer.send(publish(f"c{n}", b"x"), [Op.CONSUME, n, f"q{n}"], [Op.CANCEL, n])
     assert len(bench.engine.pub_sub) == 51
     assert len(bench.engine.queues) == 50
     for _ in range(80):

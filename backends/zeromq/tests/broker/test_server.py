@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 
 from corekit.errors import BackendUnavailable
 
+from ..batches import messages, publish
 from ..values import VALUES
 from .peer import Dealer, queue_publish
 
@@ -250,8 +251,13 @@ def test_a_bad_message_fails_alone(broker: Running, message: object) -> None:
     "command",
     [
         [Op.PUBLISH, "c", b"payload"],
-        [Op.PUBLISH, "c", ["text"]],
-        [Op.PUBLISH, None, [b""]],
+        [Op.PUBLISH, "c", [b"payload"]],
+        [Op.PUBLISH, "c", 1, "text"],
+        [Op.PUBLISH, "c", 1, b""],
+        [Op.PUBLISH, "c", 0, b"batch"],
+        [Op.PUBLISH, "c", 6, b"batch"],
+        [Op.PUBLISH, "c", True, b"batch"],
+        [Op.PUBLISH, None, 1, b"batch"],
         [Op.CREDIT, 1, 5],
         [Op.ACK, 7, []],
         [Op.CONSUME, -1, "q"],
@@ -298,10 +304,10 @@ def test_a_routing_id_is_no_identity(broker: Running) -> None:
         victim.send([Op.SUBSCRIBE, 1, "secret", None, 0])
         victim.command(Reply.OK)
         with Dealer(broker.address, identity=b"victim") as thief:
-            thief.send([Op.PUBLISH, "secret", [b"x"]])
+            thief.send(publish("secret", b"x"))
             assert thief.frame() == [[Reply.UNKNOWN]]
-        victim.send([Op.PUBLISH, "secret", [b"mine"]])
-        assert victim.command(Reply.MESSAGES)[3] == [b"mine"]
+        victim.send(publish("secret", b"mine"))
+        assert victim.command(Reply.MESSAGES) == messages("secret", 1, [b"mine"])
 
 
 def test_guessed_sessions(broker: Running) -> None:

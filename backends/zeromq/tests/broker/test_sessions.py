@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from corekit_zeromq.protocol import ACKNOWLEDGE_FRAMES, MAGIC, VERSION, Op, Reply, encode
 
+from ..batches import payloads_of, publish
 from .peer import Bench, Peer, queue_publish
 
 
@@ -14,11 +15,11 @@ def test_frames_lost_with_a_connection_are_sent_again(bench: Bench) -> None:
     peer.send([Op.SUBSCRIBE, 1, "c", None, 0])
     bench.peers.pop(peer.route)  # the connection breaks: what is sent now is lost
     for n in range(3):
-        other.send([Op.PUBLISH, "c", [b"%d" % n]])
+        other.send(publish("c", b"%d" % n))
     peer.inbox.clear()
     peer.hello(b"another route")
     assert peer.welcome[5] is True
-    assert [command[3] for command in peer.inbox] == [[b"0"], [b"1"], [b"2"]]
+    assert [payloads_of(command) for command in peer.inbox] == [[b"0"], [b"1"], [b"2"]]
 
 
 def test_frames_sent_twice_count_once(bench: Bench) -> None:
@@ -33,7 +34,7 @@ def test_frames_sent_twice_count_once(bench: Bench) -> None:
 def test_a_lost_frame_breaks_the_connection_not_the_session(bench: Bench) -> None:
     """After a hole in the numbers the client is told to say HELLO, and resumes."""
     peer = bench.peer()
-    peer.raw(encode(2, 0, [[Op.PUBLISH, "c", [b"x"]]]))
+    peer.raw(encode(2, 0, [publish("c", b"x")]))
     assert peer.inbox == [[Reply.UNKNOWN]]
     peer.hello()
     assert peer.welcome[5] is True

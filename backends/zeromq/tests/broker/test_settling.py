@@ -13,6 +13,7 @@ from corekit_zeromq.protocol import MAGIC, VERSION, Op, Reply, decode, encode
 
 from corekit.testing import VirtualClock
 
+from ..batches import publish
 from .peer import Bench, Dealer, Peer, queue_publish
 from .test_server import Running
 
@@ -47,7 +48,7 @@ def test_only_whoever_settled_waits_for_the_commit(bench: Bench) -> None:
     worker.publish("a")
     token = delivered(worker)
     turn_without_commit(bench, worker, [Op.ACK, 1, [token]])
-    turn_without_commit(bench, other, [Op.PUBLISH, "channel", [b"x"]])
+    turn_without_commit(bench, other, publish("channel", b"x"))
     assert bench.journal.pending
     assert not bench.journal.urgent
     bench.engine.tell(settled=False)
