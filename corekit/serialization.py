@@ -12,7 +12,9 @@ from __future__ import annotations
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import suppress
 from enum import Enum
+from functools import partial
 from gc import get_referents
+from itertools import islice
 from typing import Any, NoReturn
 
 import msgpack
@@ -32,7 +34,8 @@ _TEXTS = frozenset({str, bytes, bytearray})
 #: All bytes but those that open an array or a map.
 _NOT_OPENING = bytes({*range(256)} - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})
 
-#: A packer keeps a buffer as large as its largest value; beyond this one it is not used again.
+#: A packer keeps a buffer as large as its largest value; beyond this one it is not used again. Nor
+#: are more bytes copied to be read together.
 _LARGE = 1024 * 1024
 
 #: Stand before the elements of what has no order, in canonical bytes; nothing reads them.
@@ -75,6 +78,14 @@ class Serializer:
         self._readers = dict(READERS)
         for extension in extensions:
             self._add(extension)
+        reading = {
+            "strict_map_key": False,
+            "timestamp": 3,  # one that other software wrote becomes a datetime in UTC
+            "object_pairs_hook": read_map,
+            "ext_hook": self._read_extension,
+        }
+        self._read = partial(msgpack.unpackb, **reading)
+        self._reader = partial(msgpack.Unpacker, **reading)
         self._idle: list[msgpack.Packer] = []
         #: Changes whenever an Enum is written, in whichever thread.
         self._enums = 0
@@ -147,6 +158,54 @@ class Serializer:
             self._check_depth(data, body, "the body")
         return parts[1 : fields + 2]
 
+    def unseal_all(
+        self, payloads: Sequence[bytes], fields: int
+    ) -> list[list[Any] | SerializationError]:
+        """Return, for each of *payloads*, what `unseal` returns or the error that it raises.
+
+        For many small ones this is about twice as quick.
+        """
+        envelopes: list[list[Any] | SerializationError] = []
+        if len(payloads) > 1:
+            # What fails here, fails again, and is told, one by one.
+            with suppress(Exception):
+                self._unseal_together(payloads, fields, envelopes)
+        for payload in islice(payloads, len(envelopes), None):
+            try:
+                envelopes.append(self.unseal(payload, fields))
+            except SerializationError as error:
+                envelopes.append(error)
+        return envelopes
+
+    def _unseal_together(
+        self, payloads: Sequence[bytes], fields: int, envelopes: list[Any]
+    ) -> None:
+        """Add to *envelopes* those of the first *payloads*, up to one that is out of the ordinary.
+
+        Raises any Exception at one that cannot be read.
+        """
+        data = b"".join(payloads)
+        if len(data) > min(self.max_size, _LARGE):
+            return
+        reader = self._reader(max_buffer_size=len(data))
+        reader.feed(data)
+        read, tell = reader.unpack, reader.tell
+        elements = fields + 2
+        end = 0
+        for payload in payloads:
+            envelope = read()
+            end += len(payload)
+            # Otherwise it has taken bytes of the next one, or left some of its own.
+            if tell() != end or type(envelope) is not list or len(envelope) != elements:
+                return
+            body = envelope[-1]
+            if type(body) in _CONTAINERS:
+                self._check_depth(payload, body, "the body")
+            version = envelope.pop(0)
+            if type(version) is not int or version != ENVELOPE_VERSION:
+                return
+            envelopes.append(envelope)
+
     def _add(self, extension: Extension) -> None:
         name = extension.type.__qualname__
         if extension.type in WRITERS:
@@ -206,13 +265,7 @@ class Serializer:
         if len(data) > self.max_size:
             raise self._too_large("the data", len(data))
         try:
-            return msgpack.unpackb(
-                data,
-                strict_map_key=False,
-                timestamp=3,  # a timestamp that other software wrote becomes a datetime in UTC
-                object_pairs_hook=read_map,
-                ext_hook=self._read_extension,
-            )
+            return self._read(data)
         except SerializationError:
             raise
         except msgpack.StackError as error:

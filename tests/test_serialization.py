@@ -591,6 +591,88 @@ class TestEnvelope:
             serializer.seal((object(),), "body")
 
 
+def one_by_one(reader: Serializer, payloads: Any, fields: int) -> list[Any]:
+    """Return what `unseal` makes of each, errors as their type and text."""
+    results: list[Any] = []
+    for payload in payloads:
+        try:
+            results.append(reader.unseal(payload, fields))
+        except SerializationError as error:
+            results.append((type(error), str(error)))
+    return results
+
+
+def together(reader: Serializer, payloads: Any, fields: int) -> list[Any]:
+    """Return what `unseal_all` makes of them, errors as their type and text."""
+    results = reader.unseal_all(payloads, fields)
+    return [
+        (type(one), str(one)) if isinstance(one, SerializationError) else one for one in results
+    ]
+
+
+#: Payloads with two fields in their heads, and what is next to one.
+SEALED = st.one_of(values, st.binary(max_size=300)).map(
+    lambda value: serializer.seal(("id", 5), value)
+)
+NEARLY_SEALED = st.one_of(
+    SEALED,
+    SEALED,
+    st.tuples(SEALED, st.integers(0, 40)).map(lambda cut: cut[0][: cut[1]]),
+    st.tuples(SEALED, SEALED).map(b"".join),
+    st.binary(max_size=20),
+    st.sampled_from(
+        [
+            *(b"\x94\x01\xa2id", b"\x05\xc4\x01x", b"\x94\x01\xa2id\x05\xc4\x30"),
+            *(b"\xc6\x00\x00\x01\x00", b"\x94\x02\xa2id\x05\x01", b"\x95\x01\xa2id\x05\x01\x02"),
+            *(b"\x93\x01\xa2id\x05", b"", b"\xc0"),
+            *(b"\x94\xc3\xa2id\x05\x01", b"\x94\xcb\x3f\xf0" + bytes(6) + b"\xa2id\x05\x01"),
+            *(b"\x94\x01\xa2id\x05" + b"\x91" * 120 + b"\xc0", b"\x81\x01\x02"),
+        ]
+    ),
+)  # fmt: skip
+
+
+class TestUnsealAll:
+    """Many payloads are read as each would be alone."""
+
+    @given(st.lists(NEARLY_SEALED, max_size=12))
+    @example([b"\x94\x01\xa2id", b"\x05\xc0"])
+    @example([b"\x94\x01\xa2id\x05\xc4\x02", b"xy", b"\xc0\xc0"])
+    def test_as_one_by_one(self, payloads: list[bytes]):
+        """Whatever stands beside it, a payload has its value or its error, in its place."""
+        results = together(serializer, payloads, 2)
+        expected = one_by_one(serializer, payloads, 2)
+        assert len(results) == len(expected)
+        assert all(map(same, results, expected))
+
+    def test_payloads_of_any_size(self):
+        """The limit is for each payload, not for all together."""
+        small = Serializer(max_size=400)
+        payloads = [serializer.seal(("id",), "x" * size) for size in (10, 300, 390, 400, 10)]
+        assert together(small, payloads, 1) == one_by_one(small, payloads, 1)
+        large = [serializer.seal(("id",), bytes(700_000))] * 3
+        assert together(serializer, large, 1) == one_by_one(serializer, large, 1)
+
+    def test_other_types(self):
+        """Any bytes-like object is read, and nothing else."""
+        data = serializer.seal(("id",), "body")
+        payloads: list[Any] = [data, bytearray(data), memoryview(data), None, "text", data]
+        assert together(serializer, payloads, 1) == one_by_one(serializer, payloads, 1)
+        assert serializer.unseal_all([], 1) == []
+
+    def test_extensions_may_read_payloads(self):
+        """A function of an extension can unseal on its own, among many payloads too."""
+
+        def decode(data: bytes) -> Any:
+            return Money(sum(one[0] for one in reader.unseal_all([data, data], 0)))  # type: ignore[index]
+
+        reader = money(decode=decode)
+        payloads = [
+            money(encode=lambda m: reader.seal((), m.cents)).seal((), Money(n)) for n in (3, 4)
+        ]
+        assert reader.unseal_all(payloads, 0) == [[Money(6)], [Money(8)]]
+
+
 class Money:
     """A type of the user's, with a serializer."""
 

@@ -41,14 +41,40 @@ _LARGEST = 2**63
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
+class _Batch:
+    """What arrived together for the subscribers, with `GAP` where something is missing."""
+
+    __slots__ = ("gaps", "messages", "missed")
+
+    def __init__(self) -> None:
+        self.messages: list[Any] = []
+        self.gaps = 0
+        #: Whether something is missing after the last message.
+        self.missed = False
+
+    def __repr__(self) -> str:
+        return f"<_Batch messages={len(self.messages)} gaps={self.gaps} missed={self.missed}>"
+
+    def add(self, message: Any) -> None:
+        self.end()
+        self.messages.append(message)
+
+    def end(self) -> None:
+        if self.missed:
+            self.messages.append(GAP)
+            self.gaps += 1
+            self.missed = False
+
+
 class Channel:
     """One full name: the number of what was published last, and who listens."""
 
     __slots__ = (
         "_bad_log",
         "_context",
+        "_me",
         "_seal",
-        "_unseal",
+        "_unseal_all",
         "full_name",
         "heard",
         "lock",
@@ -61,8 +87,9 @@ class Channel:
 
     def __init__(self, context: ManagerContext, name: str, full_name: str) -> None:
         self._context = context
+        self._me = context.instance_id
         self._seal = context.serializer.seal
-        self._unseal = context.serializer.unseal
+        self._unseal_all = context.serializer.unseal_all
         self._bad_log = LogLimit(context.clock)
         self.name = name
         self.full_name = full_name
@@ -101,48 +128,59 @@ class Channel:
 
     def seal(self, message: Any, audience: int) -> bytes:
         """Return the envelope of the next message; a message that cannot be written has none."""
-        payload = self._seal(
-            (self._context.instance_id, self.publisher, self.number + 1, audience), message
-        )
+        payload = self._seal((self._me, self.publisher, self.number + 1, audience), message)
         self.number += 1
         return payload
 
     def as_written(self, message: Any, audience: int) -> Any:
         """Return *message* as a subscriber will get it; raises if it cannot be sealed later."""
-        head = (self._context.instance_id, self.publisher, _LARGEST, audience)
-        return self._unseal(self._seal(head, message), _HEAD_FIELDS)[-1]
+        head = (self._me, self.publisher, _LARGEST, audience)
+        return self._context.serializer.unseal(self._seal(head, message), _HEAD_FIELDS)[-1]
 
     def receive(self, payloads: Sequence[bytes]) -> None:
         """Give *payloads* to the subscribers, without what is not for this instance."""
-        batch: list[Any] = []
-        missed, gaps = False, 0
-        unseal, observe = self._unseal, self.heard.observe
-        me = self._context.instance_id
-        for payload in payloads:
+        batch = _Batch()
+        append = batch.messages.append
+        # Most messages follow one of the same kind: only the end of such a run is noted.
+        kind: tuple[Any, ...] | None = None
+        following, for_us = 0, False
+        envelope: Any
+        for envelope in self._unseal_all(payloads, _HEAD_FIELDS):
             try:
-                instance, publisher, number, audience, body = unseal(payload, _HEAD_FIELDS)
-                not_for_us = audience and (instance == me) is not bool(audience & ONLY_SELF)
-                verdict = observe(publisher, number)
-            except (SerializationError, TypeError) as error:
-                self._complain(error)
-                missed = True
-                continue
-            if verdict is Verdict.REPEATED:
-                continue
-            if not_for_us:
-                # What is missing before it may have been for us, unless it is our own: we miss
-                # nothing of what we send to others.
-                missed |= verdict is Verdict.AFTER_GAP and instance != me
-                continue
-            if missed or verdict is Verdict.AFTER_GAP:
-                batch.append(GAP)
-                missed, gaps = False, gaps + 1
-            batch.append(body)
-        if missed:
-            batch.append(GAP)
-            gaps += 1
-        if batch:
-            self._distribute(batch, gaps)
+                instance, publisher, number, audience, body = envelope
+                same = number == following and (publisher, instance, audience) == kind
+                if same and not batch.missed:
+                    following += 1
+                    if for_us:
+                        append(body)
+                    continue
+                if kind is not None:
+                    self.heard.advance(kind[0], following)
+                    kind = None
+                for_us = not audience or (instance == self._me) is bool(audience & ONLY_SELF)
+                if self._take(batch, envelope, for_us=for_us):
+                    kind, following = (publisher, instance, audience), number + 1
+            except Exception as error:  # noqa: BLE001 - what an extension reads may raise anything
+                self._complain(envelope if isinstance(envelope, SerializationError) else error)
+                batch.missed = True
+        if kind is not None:
+            self.heard.advance(kind[0], following)
+        batch.end()
+        if batch.messages:
+            self._distribute(batch.messages, batch.gaps)
+
+    def _take(self, batch: _Batch, envelope: list[Any], *, for_us: bool) -> bool:
+        """Take a message that another one may follow; False if it is repeated."""
+        instance, publisher, number, _, body = envelope
+        verdict = self.heard.observe(publisher, number)
+        if verdict is Verdict.REPEATED:
+            return False
+        # Before one that is not for us there may be some that were, unless all are our own: we
+        # miss nothing of what we send to others.
+        batch.missed |= verdict is Verdict.AFTER_GAP and (for_us or instance != self._me)
+        if for_us:
+            batch.add(body)
+        return True
 
     def gap(self) -> None:
         """Tell the subscribers that they may have missed something here."""
@@ -167,7 +205,7 @@ class Channel:
             return message
 
     def _complain(self, error: Exception) -> None:
-        if isinstance(error, TypeError):
+        if not isinstance(error, SerializationError):
             error = SerializationError("a field of the envelope is of a wrong type")
         if self._bad_log.passes():
             logger.warning(

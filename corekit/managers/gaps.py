@@ -65,6 +65,13 @@ class SequenceTracker:
         self._remember(publisher, number + 1)
         return Verdict.AFTER_GAP if 0 < expected < number else Verdict.IN_ORDER
 
+    def advance(self, publisher: int, following: int) -> None:
+        """Take note that up to *following* all came in order after what was observed last.
+
+        That was a message of *publisher*, and no repeated one.
+        """
+        self._recent[publisher] = following
+
     def forgive(self) -> None:
         """Let every publisher jump once: a gap has been told that covers what is missing now."""
         for generation in (self._recent, self._older):

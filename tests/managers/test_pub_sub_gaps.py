@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
+from itertools import islice, pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from corekit.clock import SYSTEM_CLOCK
 from corekit.errors import SerializationError
+from corekit.managers.channel import NOT_SELF, ONLY_SELF, Channel
+from corekit.managers.context import ManagerContext
 from corekit.managers.gaps import SequenceTracker, Verdict
+from corekit.managers.subscription import GAP
+from corekit.serialization import Serializer
 from corekit.testing import eventually
+
+serializer = Serializer()
 
 
 def observed(tracker, *numbers, publisher=1):
@@ -211,6 +220,70 @@ async def test_good_messages_around_an_unreadable_one_arrive(cluster):
         wire.receiver.messages("shop/channel/c", batch)
         await eventually(lambda: 4 in log.messages)
         assert log.messages == [1, gap_of(), 2, gap_of(), 4]
+
+
+class Heard:
+    """A channel of instance "a", and what its one subscriber is given; None stands for a gap."""
+
+    def __init__(self):
+        context = ManagerContext("shop", "a", SYSTEM_CLOCK, serializer, lambda *_: None)
+        self.channel = Channel(context, "c", "shop/channel/c")
+        self.channel.subscriptions = [self]
+        self.messages = []
+
+    def put(self, batch, gaps):
+        assert batch.count(GAP) == gaps
+        assert not any(one is other is GAP for one, other in pairwise(batch))
+        for message in batch:
+            if message is not GAP:
+                self.messages.append(message)
+            elif self.messages[-1:] != [None]:
+                self.messages.append(None)
+
+
+#: One publisher's number after the other, sometimes with a jump, for everybody or not, from any
+#: instance; or something else in between.
+ARRIVING = st.lists(
+    st.one_of(
+        st.tuples(
+            st.sampled_from([1, 1, 1, 1, 2, 0, -1]),
+            st.sampled_from([0, 0, 0, 0, NOT_SELF, ONLY_SELF]),
+            st.sampled_from(["a", "b", "b", "b"]),
+            st.sampled_from([7, 7, 7, 8]),
+        ),
+        st.sampled_from(
+            [
+                b"bad",
+                serializer.seal(("b", [], 1, 0), "publisher"),
+                serializer.seal(("b", 7, None, 0), "number"),
+                serializer.seal(("b", 7, 1, "x"), "audience"),
+                serializer.seal(("b", 7, 1), "fewer"),
+                serializer.seal([Decimal("sNaN")] * 4, "what cannot be compared"),
+            ]
+        ),
+    ),
+    max_size=40,
+)
+
+
+@given(ARRIVING, st.lists(st.integers(1, 9), max_size=20))
+def test_messages_arrive_together_as_one_by_one(arriving, portions):
+    """However the payloads are divided: the same messages, gaps and repetitions."""
+    payloads, numbers = [], {7: 0, 8: 0}
+    for one in arriving:
+        if isinstance(one, tuple):
+            step, audience, instance, publisher = one
+            numbers[publisher] += step
+            number = numbers[publisher]
+            one = serializer.seal((instance, publisher, number, audience), (publisher, number))
+        payloads.append(one)
+    one_by_one, together = Heard(), Heard()
+    for payload in payloads:
+        one_by_one.channel.receive([payload])
+    rest = iter(payloads)
+    for portion in [*portions, len(payloads)]:
+        together.channel.receive(list(islice(rest, portion)))
+    assert together.messages == one_by_one.messages
 
 
 async def test_an_async_on_gap_is_awaited_in_turn(cluster):
