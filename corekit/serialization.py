@@ -9,17 +9,17 @@ OrderedDict) are refused: what makes them special would be lost unseen.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import partial
-from gc import get_referents
 from itertools import islice
 from typing import Any, NoReturn
 
 import msgpack
 
-from .arguments import shown, whole
+from .arguments import whole
+from .containers import CONTAINERS, cut, depth, elements
 from .errors import ConfigurationError, MessageTooLarge, SerializationError
 from .extensions import READERS, WRITERS, Extension, read_map
 
@@ -28,14 +28,12 @@ __all__ = ["ENVELOPE_VERSION", "Extension", "Serializer"]
 #: What `seal` writes, and all that `unseal` reads.
 ENVELOPE_VERSION = 1
 
-_CONTAINERS = frozenset({list, tuple, dict, set, frozenset})
 _TEXTS = frozenset({str, bytes, bytearray})
 
 #: All bytes but those that open an array or a map.
 _NOT_OPENING = bytes({*range(256)} - {*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF})
 
-#: A packer keeps a buffer as large as its largest value; beyond this one it is not used again. Nor
-#: are more bytes copied to be read together.
+#: A packer, whose buffer is as large as its largest value, is not used again beyond so many bytes.
 _LARGE = 1024 * 1024
 
 #: Stand before the elements of what has no order, in canonical bytes; nothing reads them.
@@ -45,8 +43,6 @@ _UNORDERED = {
     frozenset: msgpack.ExtType(0, b"frozenset"),
 }
 
-_SHOWN_KEYS = frozenset({str, int, bool, float, type(None)})
-_LONGEST_PATH = 120
 _HINT = "register a serializer with the hook corekit_register_adapters (registry.add_serializer)"
 
 #: What foreign data begins with, for the text of an error.
@@ -86,6 +82,7 @@ class Serializer:
         }
         self._read = partial(msgpack.unpackb, **reading)
         self._reader = partial(msgpack.Unpacker, **reading)
+        self._packer = partial(msgpack.Packer, default=self._default, strict_types=True)
         self._idle: list[msgpack.Packer] = []
         #: Changes whenever an Enum is written, in whichever thread.
         self._enums = 0
@@ -111,7 +108,7 @@ class Serializer:
         limits).
         """
         value = self._unpack(data)
-        if type(value) in _CONTAINERS:
+        if type(value) in CONTAINERS:
             self._check_depth(data, value, "the data")
         return value
 
@@ -123,7 +120,7 @@ class Serializer:
         zones. The bytes are for comparing; they cannot be decoded. Raises as `encode` does.
         """
         data = self.encode(value)
-        return data if type(value) not in _CONTAINERS else self._pack(self._ordered(value))
+        return data if type(value) not in CONTAINERS else self._pack(self._ordered(value))
 
     def seal(self, head: Sequence[Any], body: Any, *, what: str = "message") -> bytes:
         """Return one array: the envelope's version, the fields of *head*, then *body*.
@@ -154,7 +151,7 @@ class Serializer:
                 f"the envelope has {len(parts)} elements; at least {fields + 2} are needed"
             )
         body = parts[fields + 1]
-        if type(body) in _CONTAINERS:
+        if type(body) in CONTAINERS:
             self._check_depth(data, body, "the body")
         return parts[1 : fields + 2]
 
@@ -185,21 +182,21 @@ class Serializer:
         Raises any Exception at one that cannot be read.
         """
         data = b"".join(payloads)
-        if len(data) > min(self.max_size, _LARGE):
+        if len(data) > min(self.max_size, _LARGE):  # too much to copy
             return
         reader = self._reader(max_buffer_size=len(data))
         reader.feed(data)
         read, tell = reader.unpack, reader.tell
-        elements = fields + 2
+        length = fields + 2
         end = 0
         for payload in payloads:
             envelope = read()
             end += len(payload)
             # Otherwise it has taken bytes of the next one, or left some of its own.
-            if tell() != end or type(envelope) is not list or len(envelope) != elements:
+            if tell() != end or type(envelope) is not list or len(envelope) != length:
                 return
             body = envelope[-1]
-            if type(body) in _CONTAINERS:
+            if type(body) in CONTAINERS:
                 self._check_depth(payload, body, "the body")
             version = envelope.pop(0)
             if type(version) is not int or version != ENVELOPE_VERSION:
@@ -219,33 +216,35 @@ class Serializer:
 
     def _write(self, message: Any, value: Any, what: str) -> bytes:
         """Return *message* as bytes; *value* is the part of it that may be refused, as *what*."""
+        kind = type(value)
         # A text that is too large already is not worth writing.
-        if type(value) in _TEXTS and len(value) > self.max_size:
+        if kind in _TEXTS and len(value) > self.max_size:
             raise self._too_large(what, len(value))
-        try:
-            data = self._pack(message)
-        except Exception as error:  # noqa: BLE001 - extensions may raise anything
-            self._refuse(value, what, error)
-        if len(data) > self.max_size:
-            raise self._too_large(what, len(data))
-        if type(value) in _CONTAINERS:
-            self._check_depth(data, value, what)
-        return data
-
-    def _pack(self, value: Any) -> bytes:
         # A packer at work cannot begin another value, which an extension, or a thread that comes
         # in between, may ask for: each call takes one for itself. One that failed is not reused.
         try:
             packer = self._idle.pop()
         except IndexError:
-            packer = msgpack.Packer(default=self._default, strict_types=True)
+            packer = self._packer()
         enums = self._enums
-        data: bytes = packer.pack(value)
-        if self._enums != enums:
-            # An Enum and its value can be two keys of one dict: what cannot be read is not written.
-            self._unpack(data)
-        if len(data) <= _LARGE:
+        try:
+            data: bytes = packer.pack(message)
+            if self._enums != enums:
+                # An Enum and its value can be two keys of one dict, which nobody could read.
+                self._unpack(data)
+        except Exception as error:  # noqa: BLE001 - extensions may raise anything
+            self._refuse(value, what, error)
+        size = len(data)
+        if size > self.max_size:
+            raise self._too_large(what, size)
+        if size <= _LARGE:
             self._idle.append(packer)
+        if kind in CONTAINERS:
+            self._check_depth(data, value, what)
+        return data
+
+    def _pack(self, value: Any) -> bytes:
+        data: bytes = self._packer().pack(value)
         return data
 
     def _default(self, value: Any) -> Any:
@@ -308,16 +307,16 @@ class Serializer:
         # quicker than to visit each element, and mostly settles it.
         limit = self.max_depth
         if len(data) > limit and len(bytes(data).translate(None, _NOT_OPENING)) > limit:
-            depth = _depth(value)
-            if depth > limit:
-                raise self._too_deep(what, str(depth))
+            levels = depth(value)
+            if levels > limit:
+                raise self._too_deep(what, str(levels))
 
     def _too_large(self, what: str, size: int) -> MessageTooLarge:
         return MessageTooLarge(f"{what} is {size:,} bytes; at most {self.max_size:,} are allowed")
 
-    def _too_deep(self, what: str, depth: str) -> MessageTooLarge:
+    def _too_deep(self, what: str, levels: str) -> MessageTooLarge:
         return MessageTooLarge(
-            f"{what} is nested {depth} deep; at most {self.max_depth} is allowed"
+            f"{what} is nested {levels} deep; at most {self.max_depth} is allowed"
         )
 
     def _refuse(self, value: Any, what: str, error: Exception) -> NoReturn:
@@ -336,21 +335,21 @@ class Serializer:
     def _find(self, value: Any, path: str, above: list[int]) -> SerializationError | None:
         # In the order in which msgpack went, so it takes no more steps than that took.
         kind = type(value)
-        if kind not in _CONTAINERS:
+        if kind not in CONTAINERS:
             if issubclass(kind, Enum) and kind not in self._writers:
                 return self._find(value.value, f"{path}.value", above)
             try:
                 self._pack(value)
             except Exception as error:  # noqa: BLE001 - extensions may raise anything
-                refusal = SerializationError(f"{_cut(path)}: {self._reason(value, error)}")
+                refusal = SerializationError(f"{cut(path)}: {self._reason(value, error)}")
                 refusal.__cause__ = error.__cause__
                 return refusal
             return None
         if id(value) in above:
-            return SerializationError(f"{_cut(path)}: a cycle, it contains itself")
+            return SerializationError(f"{cut(path)}: a cycle, it contains itself")
         if len(above) >= self.max_depth:
-            return self._too_deep(_cut(path), f"more than {self.max_depth}")
-        for place, element in _elements(value, path):
+            return self._too_deep(cut(path), f"more than {self.max_depth}")
+        for place, element in elements(value, path):
             found = self._find(element, place, [*above, id(value)])
             if found is not None:
                 return found
@@ -372,34 +371,6 @@ class Serializer:
             if base in WRITERS:
                 return f"{name} is not serialisable, only {base.__name__} itself is; {_HINT}"
         return f"{name} is not serialisable; {_HINT}"
-
-
-def _elements(container: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if type(container) is dict:
-        for key, value in container.items():
-            yield f"a key of {path}", key
-            yield f"{path}[{shown(key) if type(key) in _SHOWN_KEYS else '...'}]", value
-    elif type(container) in {list, tuple}:
-        for index, value in enumerate(container):
-            yield f"{path}[{index}]", value
-    else:
-        for value in container:
-            yield f"an element of {path}", value
-
-
-def _cut(path: str) -> str:
-    return path if len(path) <= _LONGEST_PATH else f"{path[:60]} ... {path[-50:]}"
-
-
-def _depth(value: Any) -> int:
-    """Return how deep containers are nested in *value*, which holds no cycle."""
-    # Level by level, so that Python's stack does not limit it. get_referents lists the elements of
-    # all containers of a level in one call: an element's own look would take most of the time.
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        level = [element for element in get_referents(*level) if type(element) in _CONTAINERS]
-    return depth
 
 
 def _fault(data: bytes, error: Exception) -> str:

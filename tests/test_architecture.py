@@ -29,6 +29,7 @@ FOUNDATION = {
     "arguments",
     "clock",
     "config",
+    "containers",
     "errors",
     "extensions",
     "lifecycle",

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from corekit.adapters import DeadMessage, Member
 from corekit.clock import SYSTEM_CLOCK
 from corekit.errors import SerializationError
+from corekit.lifecycle import Gate
 from corekit.managers import delivery
 from corekit.managers.cache_entry import BytesCodec, Entry
 from corekit.managers.channel import Channel
@@ -134,7 +135,7 @@ class Listener:
 @example([serializer.seal(("other", [1], 1, 0), "x")])
 def test_any_payload_of_a_channel(payloads: Sequence[bytes]) -> None:
     """It is handed on, dropped, or a gap that is told; good ones among it arrive."""
-    channel = Channel(context, "c", "shop/c")
+    channel = Channel(context, Gate("c"), None, "c", "shop/c")
     listeners = [Listener(), Listener()]
     channel.subscriptions = listeners  # type: ignore[assignment]
     good = [
@@ -218,7 +219,7 @@ def test_the_cost_is_bounded_by_the_size(name: str, reader: str) -> None:
 
 def test_what_cannot_be_read_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """A flood of nonsense on a channel costs one line."""
-    channel = Channel(context, "c", "shop/c")
+    channel = Channel(context, Gate("c"), None, "c", "shop/c")
     channel.subscriptions = [Listener()]  # type: ignore[list-item]
     with caplog.at_level(logging.WARNING):
         for _ in range(1000):

@@ -18,10 +18,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any, Final
 
+from ..adapters import PubSubAdapter
 from ..errors import SerializationError
+from ..lifecycle import Gate
 from .context import ManagerContext
 from .gaps import SequenceTracker, Verdict
 from .log_limit import LogLimit
@@ -71,9 +73,12 @@ class Channel:
 
     __slots__ = (
         "_bad_log",
+        "_check",
         "_context",
+        "_gate",
         "_me",
         "_seal",
+        "_send",
         "_unseal_all",
         "full_name",
         "heard",
@@ -85,8 +90,17 @@ class Channel:
         "subscriptions",
     )
 
-    def __init__(self, context: ManagerContext, name: str, full_name: str) -> None:
+    def __init__(
+        self,
+        context: ManagerContext,
+        gate: Gate,
+        adapter: PubSubAdapter | None,
+        name: str,
+        full_name: str,
+    ) -> None:
         self._context = context
+        self._gate = gate
+        self._check = gate.check
         self._me = context.instance_id
         self._seal = context.serializer.seal
         self._unseal_all = context.serializer.unseal_all
@@ -94,7 +108,7 @@ class Channel:
         self.name = name
         self.full_name = full_name
         self.subscriptions: list[Subscription] = []
-        self.restart()
+        self.restart(adapter)
 
     def __repr__(self) -> str:
         return (
@@ -102,8 +116,9 @@ class Channel:
             f"published={self.number} subscriptions={len(self.subscriptions)}>"
         )
 
-    def restart(self) -> None:
-        """Begin anew, as another publisher, in the running loop; the subscribers stay."""
+    def restart(self, adapter: PubSubAdapter | None) -> None:
+        """Begin anew, as another publisher, on *adapter*; the subscribers stay."""
+        self._send = None if adapter is None else adapter.publish
         self.publisher = secrets.randbits(63)
         self.number = 0
         self.heard = SequenceTracker()
@@ -126,11 +141,20 @@ class Channel:
                 self.subscriptions = [s for s in self.subscriptions if s is not subscription]
                 return
 
-    def seal(self, message: Any, audience: int) -> bytes:
-        """Return the envelope of the next message; a message that cannot be written has none."""
-        payload = self._seal((self._me, self.publisher, self.number + 1, audience), message)
-        self.number += 1
-        return payload
+    def publish(self, message: Any, audience: int) -> Awaitable[None]:
+        """Send *message* to *audience*; to be awaited at once: numbers must leave in their order.
+
+        Raises NotOpenError, SerializationError (nothing was sent), and what the adapter raises.
+        """
+        self._check()
+        send = self._send
+        if send is None:
+            raise self._gate.refusal()
+        number = self.number + 1
+        payload = self._seal((self._me, self.publisher, number, audience), message)
+        # A message that cannot be written has no number.
+        self.number = number
+        return send(self.full_name, payload)
 
     def as_written(self, message: Any, audience: int) -> Any:
         """Return *message* as a subscriber will get it; raises if it cannot be sealed later."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -58,7 +58,7 @@ class Channels:
         """
         self._forget_idle()
         for channel in self._by_full_name.values():
-            channel.restart()
+            channel.restart(adapter)
         self._adapter = adapter
         try:
             await adapter.open(self)
@@ -113,20 +113,10 @@ class Channels:
             if len(self._by_full_name) >= self._many:
                 self._forget_idle()
             full_name = names.full(self.context.app, component, name)
-            found = known[name] = Channel(self.context, name, full_name)
+            found = Channel(self.context, self.gate, self._adapter, name, full_name)
+            known[name] = found
             self._by_full_name[full_name] = found
         return found
-
-    def publish(self, channel: Channel, message: Any, audience: int) -> Awaitable[None]:
-        """Send *message* to *audience*; to be awaited at once: numbers must leave in their order.
-
-        Raises NotOpenError, SerializationError (nothing was sent), and what the adapter raises.
-        """
-        self.gate.check()
-        adapter = self._adapter
-        if adapter is None:
-            raise self.gate.refusal()
-        return adapter.publish(channel.full_name, channel.seal(message, audience))
 
     def defer(self, channel: Channel, message: Any, audience: int, transaction: Any) -> None:
         """Send *message*, as it is now, after *transaction* has committed.
@@ -135,7 +125,7 @@ class Channels:
         """
         self.gate.check()
         # Its number is only known when it leaves, so that those published before keep theirs.
-        send = partial(self.publish, channel, channel.as_written(message, audience), audience)
+        send = partial(channel.publish, channel.as_written(message, audience), audience)
         self._outbox.defer(transaction, send, what=f"channel {channel.full_name}")
 
     # Subscribing.

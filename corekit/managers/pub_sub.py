@@ -85,7 +85,7 @@ class PubSubManager:
         else:
             audience = NOT_SELF if flag("skip_self", skip_self) else EVERYBODY
         if transaction is None:
-            await self.channels.publish(known, message, audience)
+            await known.publish(message, audience)
         else:
             self.channels.defer(known, message, audience, transaction)
 

@@ -65,7 +65,7 @@ class SyncMessageManager:
         self._channels.gate.check()
         known = self._channels.channel(names.SYNC, name)
         if transaction is None:
-            await self._channels.publish(known, message, NOT_SELF)
+            await known.publish(message, NOT_SELF)
         else:
             self._channels.defer(known, message, NOT_SELF, transaction)
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from corekit.clock import SYSTEM_CLOCK
 from corekit.errors import SerializationError
+from corekit.lifecycle import Gate
 from corekit.managers.channel import NOT_SELF, ONLY_SELF, Channel
 from corekit.managers.context import ManagerContext
 from corekit.managers.gaps import SequenceTracker, Verdict
@@ -227,7 +228,7 @@ class Heard:
 
     def __init__(self):
         context = ManagerContext("shop", "a", SYSTEM_CLOCK, serializer, lambda *_: None)
-        self.channel = Channel(context, "c", "shop/channel/c")
+        self.channel = Channel(context, Gate("c"), None, "c", "shop/channel/c")
         self.channel.subscriptions = [self]
         self.messages = []
 
