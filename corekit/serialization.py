@@ -99,7 +99,7 @@ class Serializer:
         Raises SerializationError with the path to what cannot be written, or MessageTooLarge. A
         coroutine that is found in *value* was forgotten to be awaited, and is closed.
         """
-        return self._write(value, value, what)
+        return self.write(value, value, what)
 
     def decode(self, data: bytes) -> Any:
         """Return the value that *data* stands for.
@@ -127,7 +127,39 @@ class Serializer:
 
         Raises as `encode` does; *what* is the name of *body* in errors.
         """
-        return self._write([ENVELOPE_VERSION, *head, body], body, what)
+        return self.write([ENVELOPE_VERSION, *head, body], body, what)
+
+    def write(self, message: Any, value: Any, what: str) -> bytes:
+        """Return *message* as bytes; *value* is the part of it that may be refused, as *what*.
+
+        As `encode` and `seal` do; who makes the array of `seal` for each message saves a detour.
+        """
+        kind = type(value)
+        # A text that is too large already is not worth writing.
+        if kind in _TEXTS and len(value) > self.max_size:
+            raise self._too_large(what, len(value))
+        # A packer at work cannot begin another value, which an extension, or a thread that comes
+        # in between, may ask for: each call takes one for itself. One that failed is not reused.
+        try:
+            packer = self._idle.pop()
+        except IndexError:
+            packer = self._packer()
+        enums = self._enums
+        try:
+            data: bytes = packer.pack(message)
+            if self._enums != enums:
+                # An Enum and its value can be two keys of one dict, which nobody could read.
+                self._unpack(data)
+        except Exception as error:  # noqa: BLE001 - extensions may raise anything
+            self._refuse(value, what, error)
+        size = len(data)
+        if size > self.max_size:
+            raise self._too_large(what, size)
+        if size <= _LARGE:
+            self._idle.append(packer)
+        if kind in CONTAINERS:
+            self._check_depth(data, value, what)
+        return data
 
     def unseal(self, data: bytes, fields: int) -> list[Any]:
         """Return head (of *fields* elements) and body of what `seal` made, as one list.
@@ -177,10 +209,7 @@ class Serializer:
     def _unseal_together(
         self, payloads: Sequence[bytes], fields: int, envelopes: list[Any]
     ) -> None:
-        """Add to *envelopes* those of the first *payloads*, up to one that is out of the ordinary.
-
-        Raises any Exception at one that cannot be read.
-        """
+        """Add *envelopes* up to one that is out of the ordinary; raises whatever that leads to."""
         data = b"".join(payloads)
         if len(data) > min(self.max_size, _LARGE):  # too much to copy
             return
@@ -213,35 +242,6 @@ class Serializer:
             raise ConfigurationError(f"two serializers claim the code {extension.code}")
         self._writers[extension.type] = extension.write
         self._readers[extension.code] = extension.read
-
-    def _write(self, message: Any, value: Any, what: str) -> bytes:
-        """Return *message* as bytes; *value* is the part of it that may be refused, as *what*."""
-        kind = type(value)
-        # A text that is too large already is not worth writing.
-        if kind in _TEXTS and len(value) > self.max_size:
-            raise self._too_large(what, len(value))
-        # A packer at work cannot begin another value, which an extension, or a thread that comes
-        # in between, may ask for: each call takes one for itself. One that failed is not reused.
-        try:
-            packer = self._idle.pop()
-        except IndexError:
-            packer = self._packer()
-        enums = self._enums
-        try:
-            data: bytes = packer.pack(message)
-            if self._enums != enums:
-                # An Enum and its value can be two keys of one dict, which nobody could read.
-                self._unpack(data)
-        except Exception as error:  # noqa: BLE001 - extensions may raise anything
-            self._refuse(value, what, error)
-        size = len(data)
-        if size > self.max_size:
-            raise self._too_large(what, size)
-        if size <= _LARGE:
-            self._idle.append(packer)
-        if kind in CONTAINERS:
-            self._check_depth(data, value, what)
-        return data
 
     def _pack(self, value: Any) -> bytes:
         data: bytes = self._packer().pack(value)

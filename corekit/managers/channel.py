@@ -24,6 +24,7 @@ from typing import Any, Final
 from ..adapters import PubSubAdapter
 from ..errors import SerializationError
 from ..lifecycle import Gate
+from ..serialization import ENVELOPE_VERSION
 from .context import ManagerContext
 from .gaps import SequenceTracker, Verdict
 from .log_limit import LogLimit
@@ -77,9 +78,9 @@ class Channel:
         "_context",
         "_gate",
         "_me",
-        "_seal",
         "_send",
         "_unseal_all",
+        "_write",
         "full_name",
         "heard",
         "lock",
@@ -102,7 +103,7 @@ class Channel:
         self._gate = gate
         self._check = gate.check
         self._me = context.instance_id
-        self._seal = context.serializer.seal
+        self._write = context.serializer.write
         self._unseal_all = context.serializer.unseal_all
         self._bad_log = LogLimit(context.clock)
         self.name = name
@@ -151,7 +152,8 @@ class Channel:
         if send is None:
             raise self._gate.refusal()
         number = self.number + 1
-        payload = self._seal((self._me, self.publisher, number, audience), message)
+        envelope = [ENVELOPE_VERSION, self._me, self.publisher, number, audience, message]
+        payload = self._write(envelope, message, "message")
         # A message that cannot be written has no number.
         self.number = number
         return send(self.full_name, payload)
@@ -159,7 +161,8 @@ class Channel:
     def as_written(self, message: Any, audience: int) -> Any:
         """Return *message* as a subscriber will get it; raises if it cannot be sealed later."""
         head = (self._me, self.publisher, _LARGEST, audience)
-        return self._context.serializer.unseal(self._seal(head, message), _HEAD_FIELDS)[-1]
+        serializer = self._context.serializer
+        return serializer.unseal(serializer.seal(head, message), _HEAD_FIELDS)[-1]
 
     def receive(self, payloads: Sequence[bytes]) -> None:
         """Give *payloads* to the subscribers, without what is not for this instance."""
