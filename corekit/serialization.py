@@ -192,7 +192,8 @@ class Serializer:
     ) -> list[list[Any] | SerializationError]:
         """Return, for each of *payloads*, what `unseal` returns or the error that it raises.
 
-        For many small ones this is about twice as quick.
+        For many small ones this is about twice as quick, also because the envelope's version still
+        stands before the head.
         """
         envelopes: list[list[Any] | SerializationError] = []
         if len(payloads) > 1:
@@ -201,7 +202,7 @@ class Serializer:
                 self._unseal_together(payloads, fields, envelopes)
         for payload in islice(payloads, len(envelopes), None):
             try:
-                envelopes.append(self.unseal(payload, fields))
+                envelopes.append([ENVELOPE_VERSION, *self.unseal(payload, fields)])
             except SerializationError as error:
                 envelopes.append(error)
         return envelopes
@@ -224,12 +225,11 @@ class Serializer:
             # Otherwise it has taken bytes of the next one, or left some of its own.
             if tell() != end or type(envelope) is not list or len(envelope) != length:
                 return
-            body = envelope[-1]
-            if type(body) in CONTAINERS:
-                self._check_depth(payload, body, "the body")
-            version = envelope.pop(0)
+            version, body = envelope[0], envelope[length - 1]
             if type(version) is not int or version != ENVELOPE_VERSION:
                 return
+            if type(body) in CONTAINERS:
+                self._check_depth(payload, body, "the body")
             envelopes.append(envelope)
 
     def _add(self, extension: Extension) -> None:

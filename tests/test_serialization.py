@@ -592,11 +592,11 @@ class TestEnvelope:
 
 
 def one_by_one(reader: Serializer, payloads: Any, fields: int) -> list[Any]:
-    """Return what `unseal` makes of each, errors as their type and text."""
+    """Return what `unseal` makes of each, after the version, and errors as their type and text."""
     results: list[Any] = []
     for payload in payloads:
         try:
-            results.append(reader.unseal(payload, fields))
+            results.append([ENVELOPE_VERSION, *reader.unseal(payload, fields)])
         except SerializationError as error:
             results.append((type(error), str(error)))
     return results
@@ -664,13 +664,13 @@ class TestUnsealAll:
         """A function of an extension can unseal on its own, among many payloads too."""
 
         def decode(data: bytes) -> Any:
-            return Money(sum(one[0] for one in reader.unseal_all([data, data], 0)))  # type: ignore[index]
+            return Money(sum(one[1] for one in reader.unseal_all([data, data], 0)))  # type: ignore[index]
 
         reader = money(decode=decode)
         payloads = [
             money(encode=lambda m: reader.seal((), m.cents)).seal((), Money(n)) for n in (3, 4)
         ]
-        assert reader.unseal_all(payloads, 0) == [[Money(6)], [Money(8)]]
+        assert reader.unseal_all(payloads, 0) == [[1, Money(6)], [1, Money(8)]]
 
 
 class Money:

@@ -174,7 +174,7 @@ class Channel:
         envelope: Any
         for envelope in self._unseal_all(payloads, _HEAD_FIELDS):
             try:
-                instance, publisher, number, audience, body = envelope
+                _, instance, publisher, number, audience, body = envelope
                 same = number == following and (publisher, instance, audience) == kind
                 if same and not batch.missed:
                     following += 1
@@ -198,7 +198,7 @@ class Channel:
 
     def _take(self, batch: _Batch, envelope: list[Any], *, for_us: bool) -> bool:
         """Take a message that another one may follow; False if it is repeated."""
-        instance, publisher, number, _, body = envelope
+        _, instance, publisher, number, _, body = envelope
         verdict = self.heard.observe(publisher, number)
         if verdict is Verdict.REPEATED:
             return False

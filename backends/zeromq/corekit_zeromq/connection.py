@@ -85,7 +85,8 @@ class Connection:
         self._context = context
         #: What is published to queues until the next flush, by channel.
         self._publishing: dict[str, PublishRequest] = {}
-        self._flushing = False
+        #: Whether `flush` is called at the end of this turn.
+        self.flushing = False
         self._flushed_at = 0.0
         self._arrivals: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -222,7 +223,7 @@ class Connection:
         At rest at once; under load at the end of this turn of the loop, in one frame with what is
         added until then.
         """
-        if self._flushing or not self.link.is_up:
+        if self.flushing or not self.link.is_up:
             return
         if self.loop.time() - self._flushed_at > _REST:
             self.flush()
@@ -234,13 +235,13 @@ class Connection:
 
         For what comes in waves, and is worth more together: a lone frame costs the broker a commit.
         """
-        if not self._flushing and self.link.is_up:
-            self._flushing = True
+        if not self.flushing and self.link.is_up:
+            self.flushing = True
             self.loop.call_soon(self.flush)
 
     def flush(self) -> None:
         """Send what was added to the session now."""
-        self._flushing = False
+        self.flushing = False
         self.part_publishes()
         link = self.link
         if not link.is_up:
@@ -250,22 +251,6 @@ class Connection:
         if self.session.acknowledgement_due:
             link.send(self.session.empty())
         self._flushed_at = self.loop.time()
-
-    def publish(self, channel: str, payload: bytes) -> bool | None:
-        """Publish at once if that is possible now.
-
-        Returns None if it is not, otherwise whether the caller should let others run: it has filled
-        a frame.
-        """
-        session = self.session
-        if not self.link.is_up or session.room < 0 or self.admission.waiting:
-            return None
-        if session.publish(channel, payload):
-            self.flush()
-            return True
-        if not self._flushing:
-            self.flush_soon()
-        return False
 
     def enqueue(
         self, owner: object, channel: str, message: list[Any]

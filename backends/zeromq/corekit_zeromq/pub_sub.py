@@ -81,11 +81,17 @@ class PubSub:
                 f"channel {channel}: {len(payload)} bytes are more than the broker takes "
                 f"({connection.max_message})"
             )
-        filled = connection.publish(channel, payload)
-        if filled is None:
+        session = connection.session
+        if session.room < 0 or connection.admission.waiting or not connection.link.is_up:
             # No lambda: the variables that it holds would be slower in each call.
-            action = partial(connection.session.publish, channel, payload)
+            action = partial(session.publish, channel, payload)
             filled = await connection.admit(self, action)
+        else:
+            filled = session.publish(channel, payload)
+            if filled:
+                connection.flush()
+            elif not connection.flushing:
+                connection.flush_soon()
         if filled:
             # A publisher that never waits must not keep the loop from what it sends.
             await asyncio.sleep(0)
