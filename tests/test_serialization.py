@@ -614,22 +614,33 @@ def together(reader: Serializer, payloads: Any, fields: int) -> list[Any]:
 SEALED = st.one_of(values, st.binary(max_size=300)).map(
     lambda value: serializer.seal(("id", 5), value)
 )
+#: What ends, or may not end, where its bytes do; and what only looks like an envelope.
+ODD = [
+    b"\x94\x01\xa2id",
+    b"\x05\xc4\x01x",
+    b"\x94\x01\xa2id\x05\xc4\x30",
+    b"\xc6\x00\x00\x01\x00",
+    b"\x94\x02\xa2id\x05\x01",
+    b"\x95\x01\xa2id\x05\x01\x02",
+    b"\x93\x01\xa2id\x05",
+    b"",
+    b"\xc0",
+    b"\x94\xc3\xa2id\x05\x01",
+    b"\x94\xcb\x3f\xf0" + bytes(6) + b"\xa2id\x05\x01",
+    b"\xa4\x01abc",
+    b"\x94\x01\xa2id\x05" + b"\x91" * 120 + b"\xc0",
+    b"\x84\x00\x01\x01\x01\x02\x01\x03\x01",
+    serializer.encode((ENVELOPE_VERSION, "id", 5, "body")),
+]
+
 NEARLY_SEALED = st.one_of(
     SEALED,
     SEALED,
     st.tuples(SEALED, st.integers(0, 40)).map(lambda cut: cut[0][: cut[1]]),
     st.tuples(SEALED, SEALED).map(b"".join),
     st.binary(max_size=20),
-    st.sampled_from(
-        [
-            *(b"\x94\x01\xa2id", b"\x05\xc4\x01x", b"\x94\x01\xa2id\x05\xc4\x30"),
-            *(b"\xc6\x00\x00\x01\x00", b"\x94\x02\xa2id\x05\x01", b"\x95\x01\xa2id\x05\x01\x02"),
-            *(b"\x93\x01\xa2id\x05", b"", b"\xc0"),
-            *(b"\x94\xc3\xa2id\x05\x01", b"\x94\xcb\x3f\xf0" + bytes(6) + b"\xa2id\x05\x01"),
-            *(b"\x94\x01\xa2id\x05" + b"\x91" * 120 + b"\xc0", b"\x81\x01\x02"),
-        ]
-    ),
-)  # fmt: skip
+    st.sampled_from(ODD),
+)
 
 
 class TestUnsealAll:
@@ -644,6 +655,13 @@ class TestUnsealAll:
         expected = one_by_one(serializer, payloads, 2)
         assert len(results) == len(expected)
         assert all(map(same, results, expected))
+
+    @pytest.mark.parametrize("odd", ODD, ids=repr)
+    def test_an_odd_one_among_others(self, odd: bytes):
+        """What is no envelope, or no usual one, has its own error or value, and so have others."""
+        good = serializer.seal(("id", 5), "body")
+        payloads = [good, odd, good]
+        assert together(serializer, payloads, 2) == one_by_one(serializer, payloads, 2)
 
     def test_payloads_of_any_size(self):
         """The limit is for each payload, not for all together."""

@@ -7,7 +7,7 @@ from decimal import Decimal
 from itertools import islice, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from corekit.clock import SYSTEM_CLOCK
@@ -268,6 +268,8 @@ ARRIVING = st.lists(
 
 
 @given(ARRIVING, st.lists(st.integers(1, 9), max_size=20))
+@example([(1, NOT_SELF, "b", 7), (1, NOT_SELF, "a", 7), (1, NOT_SELF, "b", 7)], [])
+@example([(1, 0, "b", 7), (1, 0, "b", 7), (-1, ONLY_SELF, "b", 7), (2, 0, "b", 7)], [])
 def test_messages_arrive_together_as_one_by_one(arriving, portions):
     """However the payloads are divided: the same messages, gaps and repetitions."""
     payloads, numbers = [], {7: 0, 8: 0}

@@ -308,7 +308,11 @@ def test_any_bytes_as_a_batch(batch: bytes, count: int) -> None:
     assert encode_batch(payloads) == batch or len(batch) > len(encode_batch(payloads))
 
 
-@pytest.mark.parametrize("heavy", [b"\x92", b"\x90", b"\xc4\x00", b"\x92\xc4\x02xx"], ids=repr)
+@pytest.mark.parametrize(
+    "heavy",
+    [b"\x92", b"\x90", b"\xc4\x00", b"\x92\xc4\x02xx", b"\xdc\x03\xe8" + b"\x90" * 1000],
+    ids=["arrays", "empty-arrays", "empty-payloads", "pairs", "arrays-of-arrays"],
+)
 def test_a_heavy_batch_is_cheap(heavy: bytes) -> None:
     """A batch of 8 MiB made of tiny elements takes about its size, and is read no further."""
     count = 100_000
