@@ -135,8 +135,7 @@ def test_the_log_is_bounded(tmp_path: Path) -> None:
         peer.publish(f"large{n}", b"x" * 300_000)
     assert (tmp_path / LOG).stat().st_size <= CAPACITY
     for n in range(5):
-        commands = [[Op.QUEUE_PUBLISH, 1, "q", f"m{n}-{k}", b"", 0, None] for k in range(1000)]
-        peer.send(*commands)
+        peer.send([Op.QUEUE_PUBLISH, 1, "q", [[f"m{n}-{k}", b""] for k in range(1000)]])
     assert bench.journal.execute("SELECT count(*) FROM message").fetchone() == (5041,)
     bench.crash()
     assert bench.engine.queues.stats(bench.now, "q") == (5041, 0, 0, 0)
