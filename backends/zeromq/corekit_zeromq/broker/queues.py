@@ -71,11 +71,6 @@ class Queues:
     def __len__(self) -> int:
         return len(self._queues)
 
-    @property
-    def last_seq(self) -> int:
-        """The seq of the newest message."""
-        return self._seq
-
     def _load(self, now: float, wall: float, *, set_back: bool) -> None:
         for row in self._journal.channels.rows():
             queue = self._queues[row.name] = Queue(row, self._journal, self._limits, self._memory)

@@ -39,10 +39,9 @@ class RedoLog:
         self._path = path
         self._durable = durable
         try:
-            existed = path.exists()
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            if not existed:
-                sync_directory(path.parent)
+            # Also if it was there: whoever made it may have died before this.
+            sync_directory(path.parent)
         except OSError as error:
             raise BrokerRefused(exits.CANNOT_CREATE, f"cannot open {path}: {error}") from error
         self._size = os.fstat(self._file).st_size

@@ -273,7 +273,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.messages = {seq: replace(one, token=None) for seq, one in self.kept.items()}
         # The last seq that was committed; those after it are given again.
         self.start()
-        self.seq = self.queues.last_seq
+        self.seq = self.journal.last
         if not claimed:
             return
         for token in held:
