@@ -106,7 +106,7 @@ class Dispatcher:
             self._caught_up()
 
     def _handle(self, command: Command) -> int:
-        handler = self.handlers.get(command[0])
+        handler = self.handlers.get(command[0]) if type(command[0]) is int else None
         if handler is None:
             logger.debug("the broker says something unknown: %s", shown(command[0]))
             return 0

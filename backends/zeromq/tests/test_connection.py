@@ -481,7 +481,7 @@ async def test_nonsense_costs_the_session(frame: bytes, caplog: pytest.LogCaptur
 async def test_what_is_unknown_is_ignored() -> None:
     """Replies of a later version, and messages for nobody, disturb nothing."""
     async with FakeBroker() as fake, opened(PubSub, fake.url, Receiver()) as pub_sub:
-        await fake.say([77, "new"], messages("c", 1, [b"1"]), [Reply.DELIVERIES, 4, []])
+        await fake.say([77, "new"], [[77]], messages("c", 1, [b"1"]), [Reply.DELIVERIES, 4, []])
         await pub_sub.subscribe("c")
         assert len(fake.hellos) == 1
 

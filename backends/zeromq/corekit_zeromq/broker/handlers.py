@@ -62,7 +62,8 @@ class Handlers:
         for command in commands:
             entry = None
             try:
-                entry = table.get(command[0])
+                # Whatever stands there; not all of it can be looked up.
+                entry = table.get(command[0]) if type(command[0]) is int else None
                 if entry is None or len(command) != entry[1]:
                     self._malformed(command, entry)
                 entry[0](session, command)  # type: ignore[index]

@@ -197,6 +197,8 @@ REQUESTS = [
     [Op.LOCK_ACQUIRE, 1, "l", 1, -1],
     [Op.LOCK_EXTEND, 1, "l", "owner", 1],
     [77, 1, "anything"],
+    [["no", "number"], 1],
+    [True, 1],
 ]
 
 
