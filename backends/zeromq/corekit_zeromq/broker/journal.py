@@ -149,8 +149,6 @@ class Journal:
     def checkpoint(self) -> None:
         """Make everything durable in the database, and begin the log anew."""
         db = self.writer()
-        self._logged.counts |= self._fresh.counts
-        self._fresh.counts.clear()
         self._logged.write_counts(db)
         salt = None
         if not self._log.is_new:
