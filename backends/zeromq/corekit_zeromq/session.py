@@ -122,11 +122,7 @@ class Session:
         """Let *command*, with a payload of *size* bytes, be sent; return its frame's number."""
         frame = self._frame
         frame.commands.append(command)
-        cost = size + OVERHEAD
-        frame.size += cost
-        self.room -= cost
-        if frame.size >= _FULL:
-            self._close_frame()
+        self.extend(size + OVERHEAD)
         return frame.number
 
     def extend(self, cost: int) -> bool:
@@ -155,14 +151,7 @@ class Session:
             self._commands.append(command)
             self._unencoded.append(command)
         payloads.append(payload)
-        cost = len(payload) + OVERHEAD
-        self.room -= cost
-        frame = self._frame
-        frame.size += cost
-        if frame.size < _FULL:
-            return False
-        self._close_frame()
-        return True
+        return self.extend(len(payload) + OVERHEAD)
 
     def ack(self, consumer: int, token: bytes) -> int:
         """Let the delivery *token* be acknowledged; return its frame's number."""
