@@ -134,12 +134,12 @@ class Engine:
         ):
             self._acknowledge[session] = None
         self._handlers.handle(session, commands)
-        if session.awaited:
-            self.sessions.reclaimed(session)
+        if session.former:
+            self.sessions.begun(session)
 
     def finish(self) -> None:
         """End a turn: hand out messages, and make frames of everything there is to say."""
-        self.queues.held_back = self.sessions.awaiting(self.now)
+        self.queues.held_back = self.sessions.former.awaiting(self.now)
         self.locks.wake(self.now)
         self.queues.wake(self.now)
         self.cache.expire(self.now, _EXPIRED)
@@ -177,7 +177,7 @@ class Engine:
         alarms = [
             self.queues.next_alarm(),
             self.locks.next_alarm(),
-            self.sessions.awaited_until,
+            self.sessions.former.awaited_until,
             self.now if self.cache.overdue(self.now) else None,
         ]
         return min((alarm for alarm in alarms if alarm is not None), default=None)
@@ -268,7 +268,7 @@ class Engine:
     def _greet(self, route: bytes, command: list[Any], user: str) -> None:
         try:
             version, id_, secret, received, info, process = self._checked_hello(command)
-        except InvalidArgument as error:
+        except CorekitError as error:
             self.complaints.warning(b"stranger", "a connection sent a bad HELLO: %s", error)
             self._reply(route, 0, (Reply.REFUSED, error.code, str(error)))
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ import msgpack
 
 from ..process_identity import ProcessIdentity
 from ..protocol import FRAME_ALLOWANCE, Reply
+from .former_sessions import FormerSessions, digest_of
 from .orphans import Orphans
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ class Session:
     __slots__ = (
         "_ready",
         "acquired",
-        "awaited",
         "consumers",
         "deadline",
         "ended",
+        "former",
         "greeted_at",
         "id",
         "info",
@@ -113,8 +113,9 @@ class Session:
         self.outstanding = 0
         """Bytes in the outbox and not acknowledged."""
         self.may_claim = False
-        """Whether it was a session of the broker's former life."""
-        self.awaited = False
+        """Whether its client had a session in a former life of the broker."""
+        self.former = b""
+        """That session, until the first frame of this one is here."""
         self.may_repeat_until = 0.0
         """Until when its publishes may be repeated ones."""
         self.subscriptions: dict[str, Subscription] = {}
@@ -226,14 +227,10 @@ class Sessions:
         """Sessions that have something to send."""
         self.orphans = Orphans()
         self._lost: dict[Session, None] = {}
-        rows = journal.execute("SELECT id, secret FROM session").fetchall()
-        self._former: dict[bytes, bytes] = dict(rows)
-        journal.execute("DELETE FROM session")
-        self._awaited = set(self._former)
-        self._awaited_until = now + limits.reclaim
+        self.former = FormerSessions(journal, now + limits.reclaim)
 
     def __repr__(self) -> str:
-        return f"<Sessions {len(self._by_id)} awaited={len(self._awaited)}>"
+        return f"<Sessions {len(self._by_id)} {self.former!r}>"
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -265,18 +262,12 @@ class Sessions:
         id_, secret = old
         if id_:
             session.may_repeat_until = now + self._limits.dedup_window
-            kept = self._former.get(id_)
-            if kept is not None and hmac.compare_digest(kept, _digest(secret)):
-                del self._former[id_]
+            if self.former.knows(id_, secret):
                 session.may_claim = True
-                session.awaited = id_ in self._awaited
-        # Only a digest is kept: who reads the journal cannot take a session over.
+                session.former = id_
         self._journal.execute(
-            "INSERT INTO session VALUES (?,?)", (session.id, _digest(session.secret))
+            "INSERT INTO session VALUES (?,?)", (session.id, digest_of(session.secret))
         )
-        if session.awaited:
-            self._awaited.discard(id_)
-            self._awaited.add(session.id)
         return session
 
     def attach(self, session: Session, route: bytes, received: int, now: float) -> None:
@@ -342,24 +333,12 @@ class Sessions:
         self._unwatch(session)
         self.ready.pop(session, None)
         self._by_id.pop(session.id, None)
-        self._awaited.discard(session.id)
         self._journal.execute("DELETE FROM session WHERE id=?", (session.id,))
 
-    def reclaimed(self, session: Session) -> None:
-        """Take note that the first frame of a session of the former life is here."""
-        session.awaited = False
-        self._awaited.discard(session.id)
-
-    def awaiting(self, now: float) -> bool:
-        """Whether deliveries must wait for sessions of the former life, which may claim them."""
-        if self._awaited and now >= self._awaited_until:
-            self._awaited.clear()
-        return bool(self._awaited)
-
-    @property
-    def awaited_until(self) -> float | None:
-        """When the waiting for sessions of the former life ends."""
-        return self._awaited_until if self._awaited else None
+    def begun(self, session: Session) -> None:
+        """Take note that the first frame of *session*, which had a former one, is here."""
+        self.former.returned(session.former)
+        session.former = b""
 
     def expired(self, now: float) -> list[Session]:
         """Return the sessions that were not heard of for too long."""
@@ -369,8 +348,4 @@ class Sessions:
         """Give every session *seconds* more: the broker itself was not there to hear them."""
         for session in self._by_id.values():
             session.deadline += seconds
-        self._awaited_until += seconds
-
-
-def _digest(secret: bytes) -> bytes:
-    return hashlib.sha256(secret).digest()
+        self.former.extend(seconds)

@@ -126,6 +126,7 @@ def test_what_is_acknowledged_is_forgotten(bench: Bench) -> None:
         ([Op.HELLO, MAGIC, VERSION, b"", b"", -1, {}], "invalid_argument"),
         ([Op.HELLO, MAGIC, VERSION, b"", b""], "invalid_argument"),
         ([Op.HELLO, MAGIC, VERSION, "text", b"", 0, {}], "invalid_argument"),
+        ([Op.HELLO, MAGIC, VERSION, bytes(65), b"", 0, {}], "message_too_large"),
         ([Op.HELLO], "invalid_argument"),
     ],
 )
@@ -218,6 +219,61 @@ def test_claims_are_not_waited_for_long(bench: Bench) -> None:
     assert bench.engine.next_alarm() == bench.now + bench.limits.reclaim
     bench.wait(bench.limits.reclaim)
     assert other.inbox[0][0] == Reply.DELIVERIES
+
+
+def holding(bench: Bench) -> tuple[Peer, bytes]:
+    """Return a client that holds the one message there is, and its token."""
+    peer = bench.peer()
+    peer.publish("held")
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    token: bytes = delivered[2][0][0]
+    return peer, token
+
+
+def claims(peer: Peer, token: bytes) -> bool:
+    """Consume again and claim *token*; return whether the broker agrees."""
+    ((_, _, (new,)),) = peer.send([Op.CONSUME, 1, "q"], [Op.CLAIM, 5, 1, [token]])
+    return new is not None
+
+
+def test_the_broker_may_die_again_before_its_clients_are_back(bench: Bench) -> None:
+    """They claim what they hold in whichever life they meet; nobody else gets it before."""
+    (peer, token), early = holding(bench), bench.peer()
+    for _ in range(3):
+        bench.crash()
+        # One is quick, and makes the broker write; the other did not know of this life.
+        early.hello(b"early")
+        assert early.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1]) == []
+        bench.wait(bench.limits.reclaim / 2)
+    peer.hello(b"late")
+    assert claims(peer, token)
+    assert early.inbox == []
+
+
+def test_a_welcome_may_be_lost(bench: Bench) -> None:
+    """Who says HELLO again, in the same life or the next, with the session it knows may claim."""
+    peer, token = holding(bench)
+    old = peer.session, peer.secret
+    for crash in (True, False, True):
+        if crash:
+            bench.crash()
+        peer.hello(b"%d" % bench.engine.epoch)
+        assert peer.welcome[5] is False
+        peer.session, peer.secret = old
+    peer.hello(b"at last")
+    assert claims(peer, token)
+    assert bench.engine.sessions.former.awaited_until is not None, "of lives in between"
+
+
+def test_sessions_that_do_not_come_back_are_forgotten(bench: Bench) -> None:
+    """A second life does not wait for those that the first one has given up."""
+    peer, token = holding(bench)
+    bench.crash()
+    bench.wait(bench.limits.reclaim)
+    bench.crash()
+    assert bench.engine.sessions.former.awaited_until is None
+    peer.hello(b"too late")
+    assert not claims(peer, token)
 
 
 def test_strangers_claim_nothing(bench: Bench) -> None:
