@@ -174,7 +174,7 @@ class PubSub:
         for channel in list(islice(self._channels.values(), _STEP)):
             if channel.used_at > now - _IDLE:
                 return
-            if channel.subscriptions:
+            if channel.subscriptions or channel in self._fresh:
                 channel.used_at = now
                 self._channels.move_to_end(channel.name)
             else:

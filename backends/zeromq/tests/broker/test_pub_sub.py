@@ -236,6 +236,18 @@ def test_nothing_is_lost_silently(steps: list[int | str]) -> None:
         bench.journal.close()
 
 
+def test_what_is_used_again_is_not_forgotten(bench: Bench) -> None:
+    """Also if housekeeping comes in the very turn in which somebody publishes at last."""
+    peer = bench.peer()
+    peer.send(publish("c", b"old"))
+    bench.now += 1000.0
+    bench.turn((peer.route, encode(2, 0, [publish("c", b"new"), publish("d", b"x")])), tick=True)
+    peer.sent += 1
+    assert len(bench.engine.pub_sub) == 2
+    assert subscribe(peer, bench.engine.epoch, 1) == 1
+    assert received(peer) == [b"old", b"new"]
+
+
 def test_what_nobody_uses_costs_nothing(bench: Bench) -> None:
     """Channels and queues are forgotten when they were empty and unused for a while."""
     peer = bench.peer()
