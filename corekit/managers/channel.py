@@ -44,31 +44,6 @@ _LARGEST = 2**63
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
 
 
-class _Batch:
-    """What arrived together for the subscribers, with `GAP` where something is missing."""
-
-    __slots__ = ("gaps", "messages", "missed")
-
-    def __init__(self) -> None:
-        self.messages: list[Any] = []
-        self.gaps = 0
-        #: Whether something is missing after the last message.
-        self.missed = False
-
-    def __repr__(self) -> str:
-        return f"<_Batch messages={len(self.messages)} gaps={self.gaps} missed={self.missed}>"
-
-    def add(self, message: Any) -> None:
-        self.end()
-        self.messages.append(message)
-
-    def end(self) -> None:
-        if self.missed:
-            self.messages.append(GAP)
-            self.gaps += 1
-            self.missed = False
-
-
 class Channel:
     """One full name: the number of what was published last, and who listens."""
 
@@ -166,8 +141,9 @@ class Channel:
 
     def receive(self, payloads: Sequence[bytes]) -> None:
         """Give *payloads* to the subscribers, without what is not for this instance."""
-        batch = _Batch()
-        append = batch.messages.append
+        messages: list[Any] = []
+        #: How many `GAP` are in it, and whether something is missing after the last message.
+        gaps, missed = 0, False
         # Most messages follow one of the same kind: only the end of such a run is noted.
         kind: tuple[Any, ...] | None = None
         following, for_us = 0, False
@@ -176,38 +152,37 @@ class Channel:
             try:
                 _, instance, publisher, number, audience, body = envelope
                 same = number == following and (publisher, instance, audience) == kind
-                if same and not batch.missed:
+                if same and not missed:
                     following += 1
                     if for_us:
-                        append(body)
+                        messages.append(body)
                     continue
                 if kind is not None:
                     self.heard.advance(kind[0], following)
                     kind = None
                 for_us = not audience or (instance == self._me) is bool(audience & ONLY_SELF)
-                if self._take(batch, envelope, for_us=for_us):
-                    kind, following = (publisher, instance, audience), number + 1
+                verdict = self.heard.observe(publisher, number)
+                if verdict is Verdict.REPEATED:
+                    continue
+                # Before one that is not for us there may be some that were, unless all are our
+                # own: we miss nothing of what we send to others.
+                missed |= verdict is Verdict.AFTER_GAP and (for_us or instance != self._me)
+                if for_us:
+                    if missed:
+                        messages.append(GAP)
+                        gaps, missed = gaps + 1, False
+                    messages.append(body)
+                kind, following = (publisher, instance, audience), number + 1
             except Exception as error:  # noqa: BLE001 - what an extension reads may raise anything
                 self._complain(envelope if isinstance(envelope, SerializationError) else error)
-                batch.missed = True
+                missed = True
         if kind is not None:
             self.heard.advance(kind[0], following)
-        batch.end()
-        if batch.messages:
-            self._distribute(batch.messages, batch.gaps)
-
-    def _take(self, batch: _Batch, envelope: list[Any], *, for_us: bool) -> bool:
-        """Take a message that another one may follow; False if it is repeated."""
-        _, instance, publisher, number, _, body = envelope
-        verdict = self.heard.observe(publisher, number)
-        if verdict is Verdict.REPEATED:
-            return False
-        # Before one that is not for us there may be some that were, unless all are our own: we
-        # miss nothing of what we send to others.
-        batch.missed |= verdict is Verdict.AFTER_GAP and (for_us or instance != self._me)
-        if for_us:
-            batch.add(body)
-        return True
+        if missed:
+            messages.append(GAP)
+            gaps += 1
+        if messages:
+            self._distribute(messages, gaps)
 
     def gap(self) -> None:
         """Tell the subscribers that they may have missed something here."""

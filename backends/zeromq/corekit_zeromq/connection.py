@@ -87,6 +87,7 @@ class Connection:
         self._publishing: dict[str, PublishRequest] = {}
         #: Whether `flush` is called at the end of this turn.
         self.flushing = False
+        self._now = context.clock.monotonic
         self._flushed_at = 0.0
         self._arrivals: list[tuple[int, asyncio.Future[None]]] = []
 
@@ -225,7 +226,7 @@ class Connection:
         """
         if self.flushing or not self.link.is_up:
             return
-        if self.loop.time() - self._flushed_at > _REST:
+        if self._now() - self._flushed_at > _REST:
             self.flush()
         else:
             self.flush_together()
@@ -242,7 +243,8 @@ class Connection:
     def flush(self) -> None:
         """Send what was added to the session now."""
         self.flushing = False
-        self.part_publishes()
+        if self._publishing:
+            self.part_publishes()
         link = self.link
         if not link.is_up:
             return
@@ -250,7 +252,7 @@ class Connection:
             link.send(frame)
         if self.session.acknowledgement_due:
             link.send(self.session.empty())
-        self._flushed_at = self.loop.time()
+        self._flushed_at = self._now()
 
     def enqueue(
         self, owner: object, channel: str, message: list[Any]

@@ -74,7 +74,10 @@ class Dispatcher:
                 first += len(payloads) + count
                 payloads = []
                 self._backlog.append([kind, channel, first, payloads])
-        self._add(kind, channel, first, payloads)
+        if 0 < len(payloads) <= MESSAGES_PER_TURN:
+            self._backlog.append([kind, channel, first, payloads])
+        else:
+            self._add(kind, channel, first, payloads)
 
     def _add(self, kind: int, channel: str, first: int, payloads: list[bytes]) -> None:
         for start in range(0, len(payloads), MESSAGES_PER_TURN):

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import cast
 
 from .link import FRAMES_PER_TURN, Stage, Take
-from .zmtp import Dealer, ForeignPeerError, OtherMechanismError, framed
+from .zmtp import BUFFER_SIZE, Dealer, ForeignPeerError, OtherMechanismError, framed
 
 #: The largest frame that is taken, in bytes. The broker keeps limits of its own.
 _LARGEST = 1 << 30
 
 
-class PlainLink(asyncio.Protocol):
+class PlainLink(asyncio.BufferedProtocol):
     """A `Link`, for connections that are neither encrypted nor authenticated."""
 
     def __init__(self, endpoint: str, take: Take, lost: Callable[[], None]) -> None:
@@ -29,11 +29,13 @@ class PlainLink(asyncio.Protocol):
         self._lost = lost
         self._loop = asyncio.get_running_loop()
         self._dealer = Dealer(_LARGEST)
+        self._buffer = memoryview(bytearray(BUFFER_SIZE))
         self._arrived: deque[bytes] = deque()
         #: Frames that wait for the end of the handshake.
         self._early: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._again: asyncio.Handle | None = None
+        self._is_paused = False
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._is_closed = False
 
@@ -89,11 +91,14 @@ class PlainLink(asyncio.Protocol):
         self.stage = Stage.CONNECTED
         self._transport.write(Dealer.opening)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._is_closed or self._transport is None:
             return
         try:
-            self._arrived += self._dealer.take(data)
+            self._arrived += self._dealer.take(self._buffer[:nbytes])
         except OtherMechanismError:
             self.stage = Stage.NEEDS_KEYS
             self._transport.abort()
@@ -101,9 +106,8 @@ class PlainLink(asyncio.Protocol):
         except ForeignPeerError:
             self._transport.abort()
             return
-        answers = self._dealer.answers()
-        if answers:
-            self._transport.write(answers)
+        if self._dealer.answers:
+            self._transport.write(self._dealer.take_answers())
         if self.stage is Stage.CONNECTED and self._dealer.is_ready:
             self.stage = Stage.SPEAKING
             self._transport.writelines(framed(frame) for frame in self._early)
@@ -132,9 +136,12 @@ class PlainLink(asyncio.Protocol):
         if self._transport is None or self._is_closed:
             return
         if not self._arrived and not self.held_back:
-            self._transport.resume_reading()
+            if self._is_paused:
+                self._is_paused = False
+                self._transport.resume_reading()
             return
         # The other side waits as well, once the system's buffers are full.
+        self._is_paused = True
         self._transport.pause_reading()
         if not self.held_back:
             self._again = self._loop.call_soon(self._hand_on)

@@ -130,6 +130,9 @@ BATCH_ALLOWANCE = FRAME_ALLOWANCE // 2
 #: The values in a batch of so many bytes need not be counted before it is read.
 _SMALL = 256 * 1024
 
+#: Packers to be used again: each has a megabyte of memory, which is costly to get for each frame.
+_idle: list[msgpack.Packer] = []
+
 
 class Op(IntEnum):
     """What a client asks of the broker."""
@@ -183,8 +186,7 @@ class Reply(IntEnum):
 
 def encode(number: int, received: int, commands: Sequence[Sequence[Any]]) -> bytes:
     """Return the frame *number* with *commands*; *received* is the last frame that came in."""
-    frame: bytes = msgpack.packb((number, received, commands))
-    return frame
+    return _packed((number, received, commands))
 
 
 def decode(frame: bytes, *, elements: int | None = None) -> tuple[int, int, list[list[Any]]]:
@@ -214,16 +216,17 @@ def decode(frame: bytes, *, elements: int | None = None) -> tuple[int, int, list
         or number < 0
         or received < 0
         or type(commands) is not list
-        or not all(type(command) is list and command for command in commands)
     ):
         raise SerializationError("not a frame of corekit's protocol")
+    for command in commands:
+        if type(command) is not list or not command:
+            raise SerializationError("a command of a frame is none")
     return number, received, commands
 
 
 def encode_batch(payloads: Sequence[bytes]) -> bytes:
     """Return *payloads*, at least one, as a batch."""
-    batch: bytes = msgpack.packb(payloads)
-    return batch
+    return _packed(payloads)
 
 
 def decode_batch(count: int, batch: bytes) -> list[bytes]:
@@ -243,6 +246,18 @@ def decode_batch(count: int, batch: bytes) -> list[bytes]:
     if type(payloads) is not list or len(payloads) != count or {*map(type, payloads)} != {bytes}:
         raise SerializationError(f"not a batch of {count} payloads")
     return payloads
+
+
+def _packed(value: Any) -> bytes:
+    # One at work belongs to its thread, one that failed to nobody, and a large one keeps its size.
+    try:
+        packer = _idle.pop()
+    except IndexError:
+        packer = msgpack.Packer()
+    data: bytes = packer.pack(value)
+    if len(data) <= _SMALL:
+        _idle.append(packer)
+    return data
 
 
 def _count(frame: bytes, most: int) -> None:

@@ -189,19 +189,16 @@ class Session:
                 # Marked first: a frame that fails on its way may have arrived.
                 self._cursor = frame.number
                 self.transmitted = max(self.transmitted, frame.number)
-                self._acknowledged()
-                yield encode(
-                    frame.number, self.received, [command for command in frame.commands if command]
-                )
+                self._unacknowledged_frames = self._unacknowledged_bytes = 0
+                commands = frame.commands
+                if not all(commands):
+                    commands = [command for command in commands if command]
+                yield encode(frame.number, self.received, commands)
 
     def empty(self) -> bytes:
         """Return a frame that only tells what was received, and that we are there."""
-        self._acknowledged()
+        self._unacknowledged_frames = self._unacknowledged_bytes = 0
         return encode(0, self.received, [])
-
-    def _acknowledged(self) -> None:
-        self._unacknowledged_frames = 0
-        self._unacknowledged_bytes = 0
 
     def take(self, data: bytes) -> list[Command]:
         """Return the commands of a frame that arrived; none if it arrived before.

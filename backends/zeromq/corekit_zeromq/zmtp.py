@@ -24,6 +24,10 @@ _LONG_HEADER = struct.Struct(">BQ")
 
 _LONGEST_CONTEXT = 16
 
+#: Where connections read to, in bytes. The same memory each time: asyncio would get as much anew
+#: for whatever comes, and the system's work for that takes longer than a small frame.
+BUFFER_SIZE = 256 * 1024
+
 
 class ForeignPeerError(Exception):
     """What came is not what such a socket without keys says."""
@@ -72,7 +76,7 @@ class Peer:
         #: The largest frame that is taken, in bytes.
         self.largest = largest
         self._is_greeted = False
-        self._answers: list[bytes] = []
+        self.answers: list[bytes] = []
         self._parts: list[bytes] = []
         self._held = 0
         self._wanted = 0
@@ -81,19 +85,19 @@ class Peer:
         state = "ready" if self.is_ready else "greeted" if self._is_greeted else "new"
         return f"<{type(self).__name__} {state} held={self._held}>"
 
-    def answers(self) -> bytes:
-        """Return what has to be sent now, once."""
-        answers = b"".join(self._answers)
-        self._answers.clear()
+    def take_answers(self) -> bytes:
+        """Return what has to be sent now, once; worth a call when there are `answers`."""
+        answers = b"".join(self.answers)
+        self.answers.clear()
         return answers
 
-    def take(self, data: bytes) -> list[bytes]:
-        """Return the messages that *data* completes.
+    def take(self, data: bytes | memoryview) -> list[bytes]:
+        """Return the messages that *data* completes; *data* itself is not kept.
 
         Raises ForeignPeerError and OtherMechanismError; the connection is of no use then.
         """
         if self._held:
-            self._parts.append(data)
+            self._parts.append(bytes(data))
             self._held += len(data)
             if self._held < self._wanted:
                 return []
@@ -104,15 +108,15 @@ class Peer:
         position = self._read(data, messages)
         if position < len(data):
             rest = data[position:] if position else data
-            self._parts.append(rest)
+            self._parts.append(bytes(rest))
             self._held = len(rest)
         return messages
 
-    def _read(self, data: bytes, messages: list[bytes]) -> int:
+    def _read(self, data: bytes | memoryview, messages: list[bytes]) -> int:
         """Take what is whole in *data*; return where the rest begins."""
         position, end = 0, len(data)
         if not self._is_greeted:
-            position = self._greet(data)
+            position = self._greet(bytes(data[:_GREETING_SIZE]))
             if not position:
                 return 0
         while position < end:
@@ -131,9 +135,9 @@ class Peer:
                 break
             flags = data[position] & ~_LONG
             if flags == 0 and self.is_ready:
-                messages.append(data[begin:stop])
+                messages.append(bytes(data[begin:stop]))
             elif flags == _COMMAND:
-                self._obey(data[begin:stop])
+                self._obey(bytes(data[begin:stop]))
             else:
                 raise ForeignPeerError(f"a frame with flags {flags}")
             position = stop
@@ -155,7 +159,7 @@ class Peer:
         if len(data) < _GREETING_SIZE:
             return 0
         self._is_greeted = True
-        self._answers += [_GREETING[len(self.opening) :], _ready(self._kind)]
+        self.answers += [_GREETING[len(self.opening) :], _ready(self._kind)]
         return _GREETING_SIZE
 
     def _obey(self, body: bytes) -> None:
@@ -166,7 +170,7 @@ class Peer:
                 raise ForeignPeerError(f"it is no {self._other.decode()}")
             self.is_ready = True
         elif name == b"PING" and 2 <= len(content) <= 2 + _LONGEST_CONTEXT:
-            self._answers.append(_command(b"PONG", content[2:]))
+            self.answers.append(_command(b"PONG", content[2:]))
         elif name != b"PONG" or not self.is_ready:
             raise ForeignPeerError(f"the command {name[:20]!r}")
 

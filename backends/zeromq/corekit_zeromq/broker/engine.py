@@ -111,7 +111,7 @@ class Engine:
             self.refuse(session, error)
             return
         self.sessions.heard(session, self.now)
-        if not self._acknowledged(session, received):
+        if received != session.acknowledged and not self._acknowledged(session, received):
             return
         if number == 0:
             if commands:
@@ -137,6 +137,18 @@ class Engine:
         if session.former:
             self.sessions.begun(session)
 
+    def pass_on(self) -> None:
+        """Make frames of what was published to subscribers, and of answers, up to now."""
+        self.pub_sub.flush()
+        for session in list(self.sessions.ready):
+            session.make_frames()
+            if session.outstanding > self.limits.replies:
+                self._acknowledge.pop(session, None)
+                self.complaints.warning(
+                    session.id, "session %s does not read: it is ended", session.name
+                )
+                self.end(session, died=True)
+
     def finish(self) -> None:
         """End a turn: hand out messages, and make frames of everything there is to say."""
         self.queues.held_back = self.sessions.former.awaiting(self.now)
@@ -147,15 +159,8 @@ class Engine:
             consumer.session.outstanding -= sum(len(one[2]) for one in consumer.batch)
             consumer.session.send(pack((Reply.DELIVERIES, consumer.number, consumer.batch)))
             consumer.batch = []
-        self.pub_sub.flush(self.now)
-        for session in list(self.sessions.ready):
-            session.make_frames()
-            if session.outstanding > self.limits.replies:
-                self._acknowledge.pop(session, None)
-                self.complaints.warning(
-                    session.id, "session %s does not read: it is ended", session.name
-                )
-                self.end(session, died=True)
+        self.pass_on()
+        self.pub_sub.trim(self.now)
 
     def tell(self, *, settled: bool) -> None:
         """Let clients know what arrived, before the frames of a turn are sent.
@@ -164,7 +169,9 @@ class Engine:
         """
         if settled:
             self.settling.clear()
-        for session in [one for one in self._untold if one not in self.settling]:
+        for session in list(self._untold):
+            if session in self.settling:
+                continue
             del self._untold[session]
             session.told = session.received
             if session in self._acknowledge:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
 from ..protocol import FRAME_ALLOWANCE
-from ..zmtp import ForeignPeerError, OtherMechanismError, Router, framed
+from ..zmtp import BUFFER_SIZE, ForeignPeerError, OtherMechanismError, Router, framed
 from .addresses import Endpoint, SocketFile, cannot_listen, for_this_user
 from .limits import KIB, MIB, Limits
 from .rate import RateLimit
@@ -42,7 +42,7 @@ _REST = 0.001
 _FAREWELL = 0.5
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.BufferedProtocol):
     """A client that has connected. `is_full`: no more should be sent for now."""
 
     def __init__(self, owner: PlainTransport, route: bytes) -> None:
@@ -93,17 +93,19 @@ class _Connection(asyncio.Protocol):
         else:
             self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._owner.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         router = self._router
         try:
-            frames = router.take(data)
+            frames = router.take(self._owner.buffer[:nbytes])
         except (ForeignPeerError, OtherMechanismError) as error:
             self._owner.complain(error)
             self._transport.abort()
             return
-        answers = router.answers()
-        if answers:
-            self._transport.write(answers)
+        if router.answers:
+            self._transport.write(router.take_answers())
         if router.is_ready:
             # Before, only to be quick helps.
             self._silence = 0
@@ -131,6 +133,8 @@ class PlainTransport:
     def __init__(self, listen: Sequence[Endpoint], limits: Limits, complaints: RateLimit) -> None:
         self.addresses: list[str] = []
         self.largest = limits.max_message + FRAME_ALLOWANCE
+        #: Where all connections read to, one after the other.
+        self.buffer = memoryview(bytearray(BUFFER_SIZE))
         self._listen = listen
         self._most = limits.connections
         self._complaints = complaints
@@ -272,7 +276,8 @@ class PlainTransport:
 
     def arrived(self, connection: _Connection, frames: list[bytes]) -> None:
         """Take frames."""
-        self._arrived.extend((connection, frame) for frame in frames)
+        for frame in frames:
+            self._arrived.append((connection, frame))
         self.tell()
 
     def tell(self) -> None:

@@ -159,7 +159,7 @@ class PubSub:
 
     def _forget_oldest(self) -> bool:
         for channel in self._channels.values():
-            if not channel.subscriptions and not channel.fresh:
+            if not channel.subscriptions and channel not in self._fresh:
                 self._forget(channel)
                 return True
         return False
@@ -191,10 +191,14 @@ class PubSub:
         self._kept += len(payloads)
         self._fresh[channel] = None
 
-    def flush(self, now: float) -> None:
-        """Send on what was published in this turn."""
+    def flush(self) -> None:
+        """Send on what was published in this turn; `trim` has to follow before it ends."""
         for channel in self._fresh:
             self._send(channel)
+
+    def trim(self, now: float) -> None:
+        """Bring the histories of what was published to in this turn back to their bounds."""
+        for channel in self._fresh:
             self._trim(channel)
             channel.used_at = now
             self._channels.move_to_end(channel.name)

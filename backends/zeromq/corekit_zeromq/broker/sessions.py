@@ -43,6 +43,7 @@ class Session:
 
     __slots__ = (
         "_ready",
+        "acknowledged",
         "acquired",
         "consumers",
         "deadline",
@@ -103,6 +104,8 @@ class Session:
         """The last frame that was made."""
         self.transmitted = 0
         """The last frame that was given to the present connection."""
+        self.acknowledged = 0
+        """The last frame that the client is known to have."""
         self.unanswered_frames = 0
         self.unanswered_bytes = 0
         """What came in since a frame was sent."""
@@ -193,6 +196,7 @@ class Session:
         frames = self.unacknowledged
         while frames and frames[0].number <= received:
             self.outstanding -= frames.popleft().size
+        self.acknowledged = received
         return True
 
 

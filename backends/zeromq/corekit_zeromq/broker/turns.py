@@ -122,6 +122,10 @@ class Turns:
         engine.begin(self._clock.monotonic(), self._clock.time())
         try:
             more = self._drain()
+            if not self._journal.urgent:
+                # What came needs no commit, and does not wait for what else is to be done.
+                engine.pass_on()
+                self._send()
             # What may wait for the next commit of others waits for the next tick at most.
             is_due = self._tick_is_due or engine.closing
             if self._tick_is_due:
