@@ -81,8 +81,7 @@ class Session:
         #: The last own frame that was ever given to a connection, and to the present one.
         self.transmitted = 0
         self._cursor = 0
-        self._unacknowledged_frames = 0
-        self._unacknowledged_bytes = 0
+        self._acknowledged()
         self._open(number)
 
     def _open(self, number: int) -> None:
@@ -109,14 +108,6 @@ class Session:
     def last(self) -> int:
         """The number of the last frame that holds anything."""
         return self._frame.number if self._commands else self._frame.number - 1
-
-    @property
-    def acknowledgement_due(self) -> bool:
-        """Whether so much arrived that the broker should be told."""
-        return (
-            self._unacknowledged_frames >= ACKNOWLEDGE_FRAMES
-            or self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES
-        )
 
     def add(self, command: Command, size: int = 0) -> int:
         """Let *command*, with a payload of *size* bytes, be sent; return its frame's number."""
@@ -189,7 +180,7 @@ class Session:
                 # Marked first: a frame that fails on its way may have arrived.
                 self._cursor = frame.number
                 self.transmitted = max(self.transmitted, frame.number)
-                self._unacknowledged_frames = self._unacknowledged_bytes = 0
+                self._acknowledged()
                 commands = frame.commands
                 if not all(commands):
                     commands = [command for command in commands if command]
@@ -197,8 +188,14 @@ class Session:
 
     def empty(self) -> bytes:
         """Return a frame that only tells what was received, and that we are there."""
-        self._unacknowledged_frames = self._unacknowledged_bytes = 0
+        self._acknowledged()
         return encode(0, self.received, [])
+
+    def _acknowledged(self) -> None:
+        self._unacknowledged_frames = 0
+        self._unacknowledged_bytes = 0
+        #: Whether so much arrived that the broker should be told.
+        self.acknowledgement_due = False
 
     def take(self, data: bytes) -> list[Command]:
         """Return the commands of a frame that arrived; none if it arrived before.
@@ -209,6 +206,10 @@ class Session:
         if number:
             self._unacknowledged_frames += 1
             self._unacknowledged_bytes += len(data)
+            self.acknowledgement_due = (
+                self._unacknowledged_frames >= ACKNOWLEDGE_FRAMES
+                or self._unacknowledged_bytes >= ACKNOWLEDGE_BYTES
+            )
             if number <= self.received:
                 commands = []
             elif number == self.received + 1:
