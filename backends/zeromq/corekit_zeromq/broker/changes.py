@@ -13,9 +13,12 @@ Row = tuple[int, str, float | None, float | None, int, int, float, int, bytes]
 #: How a queue is left: messages, bytes, timed, dead, and the number of its channel.
 Counts = tuple[int, int, int, int, int]
 
+#: A lock that is held: name, token, owner, ttl, until (Unix seconds).
+LeaseRow = tuple[str, int, bytes, float, float]
+
 
 class Changes:
-    """Messages that came, messages that went, and how that leaves the queues.
+    """Messages that came, messages that went, and how that leaves the queues; and the locks.
 
     A message that came and went is in none of them: the database never hears of it.
     """
@@ -31,9 +34,20 @@ class Changes:
         self.published_at = 0.0
         self.last = 0
         """The seq of the last of them."""
+        self.leases: dict[str, LeaseRow | None] = {}
+        """How each lock that was changed is left, by its name: None is free."""
+        self.token = 0
+        """The last fencing token that was given out, 0 for none."""
 
     def __repr__(self) -> str:
-        return f"<Changes inserts={len(self.inserts)} deletes={len(self.deletes)}>"
+        return (
+            f"<Changes inserts={len(self.inserts)} deletes={len(self.deletes)} "
+            f"leases={len(self.leases)}>"
+        )
+
+    def __len__(self) -> int:
+        """Return how many rows the database will have to take in, removals left out."""
+        return len(self.inserts) + len(self.leases)
 
     def clear(self) -> None:
         """Have nothing in it any more."""
@@ -41,6 +55,8 @@ class Changes:
         self.deletes.clear()
         self.counts.clear()
         self.ids = {}
+        self.leases.clear()
+        self.token = 0
 
     def delete(self, place: int) -> None:
         """Let the message at *place* be gone."""
@@ -57,19 +73,24 @@ class Changes:
                 self.ids,
                 self.published_at,
                 self.last,
+                self.leases,
+                self.token,
             )
         )
         return record
 
     def redo(self, record: bytes) -> None:
         """Take in what `record` returned; raises ValueError or TypeError if it never did."""
-        inserts, deletes, counts, ids, published_at, last = msgpack.unpackb(record, use_list=False)
+        fields = msgpack.unpackb(record, use_list=False)
+        inserts, deletes, counts, ids, published_at, last, *locks = fields
         later = Changes()
         later.inserts = {row[0]: row for row in inserts}
         later.deletes = [(place,) for place in deletes]
         later.counts = {each[-1]: each for each in counts}
         later.ids = {name: list(of_queue) for name, of_queue in ids.items()}
         later.published_at, later.last = published_at, last
+        # Format 3 did not keep them here.
+        later.leases, later.token = locks or ({}, 0)
         self.absorb(later)
 
     def absorb(self, later: Changes) -> None:
@@ -82,6 +103,8 @@ class Changes:
             for name, ids in later.ids.items():
                 self.ids.setdefault(name, []).extend(ids)
         self.counts.update(later.counts)
+        self.leases.update(later.leases)
+        self.token = max(self.token, later.token)
         later.clear()
 
     def write_inserts(self, db: sqlite3.Connection) -> None:
@@ -101,10 +124,19 @@ class Changes:
             db.executemany("DELETE FROM message WHERE place=?", self.deletes)
             self.deletes.clear()
 
-    def write_counts(self, db: sqlite3.Connection) -> None:
-        """Write how the queues are left to the database."""
+    def write_states(self, db: sqlite3.Connection) -> None:
+        """Write how the queues and the locks are left to the database."""
         db.executemany(
             "UPDATE channel SET messages=?, bytes=?, timed=?, dead=? WHERE id=?",
             self.counts.values(),
         )
         self.counts.clear()
+        if self.leases:
+            held = [row for row in self.leases.values() if row is not None]
+            db.executemany("INSERT OR REPLACE INTO lease VALUES (?,?,?,?,?)", held)
+            free = [(name,) for name, row in self.leases.items() if row is None]
+            db.executemany("DELETE FROM lease WHERE name=?", free)
+            self.leases.clear()
+        if self.token:
+            db.execute("INSERT OR REPLACE INTO meta VALUES ('token',?)", (self.token,))
+            self.token = 0

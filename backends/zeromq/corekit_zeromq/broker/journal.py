@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from corekit.arguments import shown
 
-from .changes import Changes, Counts
+from .changes import Changes, Counts, LeaseRow
 from .channels import Channels
 from .dead_letters import DeadLetters
 from .records import (
@@ -96,7 +96,7 @@ class Journal:
         """Whether there is anything to commit."""
         fresh = self._fresh
         return self._begun or bool(
-            fresh.inserts or fresh.deletes or self._postponed or self._deaths or self._changed
+            fresh or fresh.deletes or self._postponed or self._deaths or self._changed
         )
 
     def _recover(self) -> None:
@@ -105,7 +105,7 @@ class Journal:
         for record in self._log.read(salt) if salt else ():
             self._logged.redo(record)
         # The transaction stays open: the first commit is a checkpoint, which gives the log a salt.
-        self._logged.write_counts(self.writer())
+        self._logged.write_states(self.writer())
 
     def _last_seq(self) -> int:
         seq = self.meta("seq")
@@ -120,7 +120,7 @@ class Journal:
         """Whether something must be committed now: anything but a few removals."""
         return (
             self._wrote
-            or bool(self._fresh.inserts or self._postponed or self._deaths)
+            or bool(self._fresh or self._postponed or self._deaths)
             or len(self._fresh.deletes) >= _MOST_REMOVALS
         )
 
@@ -143,13 +143,13 @@ class Journal:
             self._begun
             or self._postponed
             or self._deaths
-            or len(self._logged.inserts) + len(self._fresh.inserts) > _MOST_LOGGED
+            or len(self._logged) + len(self._fresh) > _MOST_LOGGED
         )
 
     def checkpoint(self) -> None:
         """Make everything durable in the database, and begin the log anew."""
         db = self.writer()
-        self._logged.write_counts(db)
+        self._logged.write_states(db)
         salt = None
         if not self._log.is_new:
             salt = secrets.randbits(61) + 1
@@ -180,9 +180,11 @@ class Journal:
     def reader(self) -> sqlite3.Connection:
         """Return the connection, in this turn's transaction, with everything collected written.
 
-        But for the counts of queues: only a commit writes them.
+        But for the counts of queues and the locks: only a commit writes them.
         """
         db = self._begin()
+        if self._fresh.leases:
+            self._wrote = True
         # Messages first: nothing else in a turn refers to later ones.
         self._logged.absorb(self._fresh)
         if self._logged.ids:
@@ -335,6 +337,18 @@ class Journal:
             places_of(channel),
         )
         return None if row is None else float(row[0])
+
+    # -- locks
+
+    def keep_lease(self, lease: LeaseRow) -> None:
+        """Let a lock be held; its token, if it is a new one, is the last that was given out."""
+        name, token, *_ = lease
+        self._fresh.leases[name] = lease
+        self._fresh.token = max(self._fresh.token, token)
+
+    def drop_lease(self, name: str) -> None:
+        """Let a lock be free."""
+        self._fresh.leases[name] = None
 
     # -- small facts
 

@@ -82,7 +82,7 @@ class Locks:
         self._alarm_number = 0
         self._sweep_at = 1024
         self._token = journal.meta("token")
-        for name, token, owner, ttl, until in journal.execute(
+        for name, token, owner, ttl, until in journal.peek(
             "SELECT name, token, owner, ttl, until FROM lease"
         ).fetchall():
             left = min(until - wall, ttl)
@@ -208,16 +208,13 @@ class Locks:
         lease.rid = rid
         self._leases[name] = lease
         session.acquired[rid] = lease
-        self._journal.set_meta("token", self._token)
         self._keep(lease, ttl)
         self._watch(lease.until, lease)
         session.answer(rid, (lease.token, ttl, lease.owner))
 
     def _keep(self, lease: Lease, ttl: float) -> None:
-        self._journal.execute(
-            "INSERT OR REPLACE INTO lease VALUES (?,?,?,?,?)",
-            (lease.name, lease.token, lease.owner, ttl, lease.until + self._offset),
-        )
+        until = lease.until + self._offset
+        self._journal.keep_lease((lease.name, lease.token, lease.owner, ttl, until))
 
     def _owned(self, name: str, owner: bytes) -> Lease | None:
         lease = self._leases.get(name)
@@ -233,7 +230,7 @@ class Locks:
         """End *lease*; the longest waiter gets the name."""
         self._unbind(lease)
         del self._leases[lease.name]
-        self._journal.execute("DELETE FROM lease WHERE name=?", (lease.name,))
+        self._journal.drop_lease(lease.name)
         waiters = self._waiters.get(lease.name)
         while waiters:
             waiter = waiters[0]

@@ -16,7 +16,7 @@ logger = logging.getLogger("corekit.broker")
 
 #: "ckzq": marks the file as a journal of this broker, for `file` and for us.
 APPLICATION_ID = 0x636B7A71
-VERSION = 3
+VERSION = 4
 
 #: Pages in the write-ahead log before it is folded into the main file: bounds what a damaged log
 #: can cut off (16 MiB), and how much room a full disk must still have.
@@ -235,8 +235,9 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring a journal of an older format into the present one, or leave it as it is."""
     logger.info("%s is brought into format %d", path, VERSION)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 2:
-        # The same tables; what is new is the redo log beside them, which older releases ignore.
+    if version in {2, 3}:
+        # The same tables. Format 3 has the redo log beside them, 4 the locks in it: older releases
+        # would not look there.
         connection.execute(f"PRAGMA user_version={VERSION}")
         return
     channels, last = connection.execute(

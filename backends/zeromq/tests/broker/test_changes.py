@@ -8,8 +8,17 @@ from corekit_zeromq.broker.changes import Changes
 from hypothesis import given
 from hypothesis import strategies as st
 
-#: Turns; each publishes some messages, and removes some of those that are there.
-TURNS = st.lists(st.tuples(st.integers(0, 4), st.lists(st.integers(0, 30), max_size=4)), max_size=8)
+#: Turns; each publishes some messages, removes some of those that are there, and takes or frees
+#: some locks.
+Turn = tuple[int, list[int], dict[str, bool]]
+TURNS: st.SearchStrategy[list[Turn]] = st.lists(
+    st.tuples(
+        st.integers(0, 4),
+        st.lists(st.integers(0, 30), max_size=4),
+        st.dictionaries(st.sampled_from("abc"), st.booleans()),
+    ),
+    max_size=8,
+)
 
 
 def database() -> sqlite3.Connection:
@@ -21,10 +30,11 @@ def database() -> sqlite3.Connection:
 
 
 def content(db: sqlite3.Connection) -> tuple[Any, ...]:
-    """Return what is in it: messages, counts, the last seq."""
+    """Return what is in it: messages, counts, locks, the last seq and token."""
     return (
         db.execute("SELECT * FROM message ORDER BY place").fetchall(),
         db.execute("SELECT * FROM channel").fetchall(),
+        db.execute("SELECT * FROM lease").fetchall(),
         db.execute("SELECT * FROM meta").fetchall(),
     )
 
@@ -33,7 +43,7 @@ def write(changes: Changes, db: sqlite3.Connection) -> None:
     """Bring *changes* into the database, in the order of the journal."""
     changes.write_inserts(db)
     changes.write_deletes(db)
-    changes.write_counts(db)
+    changes.write_states(db)
 
 
 class Turns:
@@ -41,9 +51,10 @@ class Turns:
 
     def __init__(self) -> None:
         self.seq = 0
+        self.token = 0
         self.there: list[int] = []
 
-    def turn(self, publish: int, remove: list[int]) -> Changes:
+    def turn(self, publish: int, remove: list[int], locks: dict[str, bool]) -> Changes:
         changes = Changes()
         for _ in range(publish):
             self.seq += 1
@@ -57,16 +68,20 @@ class Turns:
             if self.there:
                 changes.delete(self.there.pop(place % len(self.there)))
         changes.counts = {1: (len(self.there), 0, 0, 0, 1)}
+        for name, held in locks.items():
+            self.token += held
+            changes.leases[name] = (name, self.token, b"owner", 1.5, 2.5) if held else None
+            changes.token = self.token
         return changes
 
 
 @given(turns=TURNS)
-def test_records_say_everything(turns: list[tuple[int, list[int]]]) -> None:
+def test_records_say_everything(turns: list[Turn]) -> None:
     """What is redone from records, in one go, is what each turn would have left by itself."""
     direct, redone = database(), database()
     maker, logged = Turns(), Changes()
-    for publish, remove in turns:
-        changes = maker.turn(publish, remove)
+    for turn in turns:
+        changes = maker.turn(*turn)
         logged.redo(changes.record())
         write(changes, direct)
     write(logged, redone)
@@ -76,13 +91,15 @@ def test_records_say_everything(turns: list[tuple[int, list[int]]]) -> None:
 
 
 @given(turns=TURNS)
-def test_what_came_and_went_is_in_no_list(turns: list[tuple[int, list[int]]]) -> None:
+def test_what_came_and_went_is_in_no_list(turns: list[Turn]) -> None:
     """Absorbed turns hold the messages that are left, no removals of their own, and all ids."""
     maker, logged = Turns(), Changes()
-    for publish, remove in turns:
-        changes = maker.turn(publish, remove)
+    for turn in turns:
+        changes = maker.turn(*turn)
         logged.absorb(changes)
-        assert not any((changes.inserts, changes.deletes, changes.counts, changes.ids))
+        assert not any(
+            (changes.inserts, changes.deletes, changes.counts, changes.ids, changes.leases)
+        )
     assert sorted(logged.inserts) == maker.there
     assert logged.deletes == []
     assert sum(map(len, logged.ids.values())) == maker.seq

@@ -118,6 +118,49 @@ def test_leases_survive_a_restart(bench: Bench) -> None:
     assert acquire(again, 6, wait=0)[0] > token
 
 
+def test_locks_do_not_cost_queues_their_log(bench: Bench) -> None:
+    """Grants and releases are records beside messages; a crash gives both back."""
+    peer = bench.peer()
+    peer.publish("m1")
+    peer.send([Op.CONSUME, 1, "q"])
+    bench.journal.checkpoint()
+    peer.publish("m2")
+    owner = acquire(peer, 1, name="freed")[2]
+    token = acquire(peer, 2, name="held", ttl=100)[0]
+    peer.send([Op.LOCK_RELEASE, 3, "freed", owner])
+    peer.publish("m3")
+    (messages,) = bench.journal.peek("SELECT count(*) FROM message").fetchone()
+    (leases,) = bench.journal.peek("SELECT count(*) FROM lease").fetchone()
+    assert (messages, leases) == (1, 0)
+    bench.crash()
+    again = bench.peer()
+    assert bench.engine.queues.stats(bench.now, "q") == (3, 0, 0, 0)
+    assert acquire(again, 1, name="held", wait=0) is None
+    assert acquire(again, 2, name="freed", wait=0)[0] > token
+
+
+def test_no_token_comes_twice(bench: Bench) -> None:
+    """Also if nobody held anything at the crash."""
+    peer = bench.peer()
+    bench.journal.checkpoint()
+    token, _, owner = acquire(peer, 1)
+    peer.send([Op.LOCK_RELEASE, 2, "l", owner])
+    bench.crash()
+    assert acquire(bench.peer(), 1)[0] > token
+
+
+def test_a_grant_is_urgent_whatever_is_read_after_it(bench: Bench) -> None:
+    """Reading brings the turn's changes into the transaction: it is committed in this turn."""
+    journal = bench.journal
+    assert not journal.urgent
+    journal.keep_lease(("l", 1, b"owner", 5.0, 5.0))
+    assert journal.urgent
+    journal.reader()
+    assert journal.urgent
+    journal.commit()
+    assert not journal.pending
+
+
 def test_a_restart_with_the_clock_set_back(bench: Bench) -> None:
     """A lease is never held for longer than its whole ttl again."""
     acquire(bench.peer(), 1, ttl=10)
@@ -149,6 +192,7 @@ def test_what_nobody_holds_costs_nothing(bench: Bench) -> None:
         two.send([Op.LOCK_ABANDON, n])
         one.send([Op.LOCK_RELEASE, 2 * n + 1, f"l{n}", owner])
         one.inbox.clear()
+    bench.journal.checkpoint()
     locks = bench.engine.locks
     assert len(locks._leases) == len(locks._waiters) == 0
     assert len(locks._alarms) < 3000

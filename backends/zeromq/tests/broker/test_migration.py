@@ -3,11 +3,13 @@
 import sqlite3
 from pathlib import Path
 
+import msgpack
 import pytest
 from corekit_zeromq.broker import channels, exits, schema
 from corekit_zeromq.broker.exits import BrokerRefused
 from corekit_zeromq.broker.journal import FILE, LOG, Journal
 from corekit_zeromq.broker.records import LAST_CHANNEL, checksum
+from corekit_zeromq.broker.redo_log import RedoLog
 from corekit_zeromq.protocol import Op, Reply
 
 from corekit.errors import BackendRefused
@@ -172,6 +174,32 @@ def test_a_journal_without_a_log_goes_on(tmp_path: Path) -> None:
     bench.crash()
     bench.wait(bench.limits.reclaim)
     assert [one[0] for one in drained(bench.peer(), 1, "q")] == ["old", "new"]
+    (version,) = bench.journal.execute("PRAGMA user_version").fetchone()
+    assert version == schema.VERSION
+    bench.journal.close()
+
+
+def test_a_log_of_format_3_is_read(tmp_path: Path) -> None:
+    """Its records say nothing of locks; what they do say is there."""
+    bench = Bench(tmp_path)
+    peer = bench.peer()
+    peer.publish("in the database")
+    bench.journal.checkpoint()
+    salt = bench.journal.meta("log")
+    bench.journal.commit()
+    peer.publish("in the log")
+    bench.journal.close()
+    log = RedoLog(tmp_path / LOG, durable=True)
+    (record,) = log.read(salt)
+    log.restart(salt)
+    assert log.append(msgpack.packb(msgpack.unpackb(record)[:6]))
+    log.close()
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("PRAGMA user_version=3")
+    db.close()
+    bench = Bench(tmp_path)
+    bench.wait(bench.limits.reclaim)
+    assert [one[0] for one in drained(bench.peer(), 1, "q")] == ["in the database", "in the log"]
     (version,) = bench.journal.execute("PRAGMA user_version").fetchone()
     assert version == schema.VERSION
     bench.journal.close()
