@@ -181,7 +181,6 @@ class Queue:
             self._backlog = 0
             return
         self._cursor = last
-        self._backlog -= len(damaged)
         for message in messages:
             if message.seq in self._aside:
                 self._aside.remove(message.seq)
@@ -191,6 +190,11 @@ class Queue:
             self._window += len(message.body)
             self._memory.left -= len(message.body)
         for seq in damaged:
+            if seq in self._aside:
+                # Whoever holds it got it whole.
+                self._aside.remove(seq)
+                continue
+            self._backlog -= 1
             self._bury_damaged(seq)
 
     def _bury_damaged(self, seq: int) -> None:

@@ -168,6 +168,28 @@ def test_a_flipped_bit_is_never_delivered(tmp_path: Path) -> None:
     assert refused[0] == Reply.FAIL
 
 
+def test_what_is_damaged_while_it_is_held_is_counted_once(tmp_path: Path) -> None:
+    """Whoever claims a message has it whole: it is done, not dead, when the row is read at last."""
+    bench = Bench(tmp_path)
+    peer = bench.peer()
+    for n in range(3):
+        peer.publish(f"m{n}")
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 3])
+    token = delivered[2][1][0]
+    bench.journal.execute("UPDATE message SET body=x'00' WHERE id='m1'")
+    bench.journal.commit()
+    bench.crash()
+    peer.hello(b"again")
+    ((_, _, (token,)),) = peer.send([Op.CONSUME, 1, "q"], [Op.CLAIM, 5, 1, [token]])
+    assert token is not None
+    (delivered,) = peer.send([Op.CREDIT, 1, 9])
+    assert [one[1] for one in delivered[2]] == ["m0", "m2"]
+    stats = bench.engine.queues.stats
+    assert stats(bench.now, "q") == (0, 0, 3, 0)
+    peer.send([Op.ACK, 1, [token, *(one[0] for one in delivered[2])]])
+    assert stats(bench.now, "q") == (0, 0, 0, 0)
+
+
 def foreign(path: Path, kind: str) -> None:
     """Write a file to *path* that is no journal of ours."""
     if kind == "text":
