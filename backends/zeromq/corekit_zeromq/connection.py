@@ -26,7 +26,8 @@ from .dispatch import Dispatcher
 from .link_keeper import LinkKeeper
 from .process_identity import process_claim
 from .protocol import MAGIC, VERSION, Op, Reply, encode
-from .requests import PublishRequest, Request, Requests, error_from
+from .request import PublishRequest, Request, error_from
+from .requests import Requests
 from .session import OVERHEAD, Command, Session
 from .settings import Settings
 

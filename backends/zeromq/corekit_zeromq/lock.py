@@ -12,7 +12,7 @@ from corekit.errors import NotOpenError
 from .client import Client
 from .connection import Connection
 from .protocol import Op
-from .requests import Request
+from .request import Request
 
 #: The part of its time that a grant may have lost on the way before it is worth extending.
 _STALE = 0.1

@@ -14,7 +14,7 @@ from corekit.errors import MessageTooLarge, SerializationError
 from .client import Client
 from .connection import Connection
 from .protocol import Op, Reply
-from .requests import Request
+from .request import Request
 from .session import Command, Session
 
 logger = logging.getLogger("corekit.zeromq")
