@@ -22,12 +22,19 @@ _START_TIMEOUT = 90.0
 #: How long it may take to end, in seconds.
 _STOP_TIMEOUT = 20.0
 
+#: How many ports are tried: one that was free may be taken before the server listens there.
+_ATTEMPTS = 3
+
 _POLL = 0.02
 _TAIL = 1000
 
 
 class ServerMissing(Exception):
     """A server is not installed, or does not start; the text says what to do, or why."""
+
+
+class _PortTaken(ServerMissing):
+    """It does not start because somebody else was quicker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +252,19 @@ def running(name: str, directory: Path) -> Iterator[Server]:
     program = kind.find()
     if program is None:
         raise ServerMissing(f"no server: {kind.hint}")
+    with contextlib.ExitStack() as stack:
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                server = stack.enter_context(_started(kind, program, directory))
+                break
+            except _PortTaken:
+                if not left:
+                    raise
+        yield server
+
+
+@contextmanager
+def _started(kind: _Kind, program: str, directory: Path) -> Iterator[Server]:
     place = Place(program, free_port(), directory / f"server-{os.urandom(4).hex()}")
     place.data.mkdir(parents=True)
     environment = {**os.environ, **kind.environment(place)}
@@ -282,7 +302,9 @@ def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, log: Pat
             return
         if process.poll() is not None or time.monotonic() > deadline:
             tail = log.read_bytes()[-_TAIL:].decode(errors="replace").strip()
-            raise ServerMissing(f"the server does not start: {tail or 'it says nothing'}")
+            taken = any(sign in tail.lower() for sign in ("already in use", "eaddrinuse"))
+            failure = _PortTaken if taken else ServerMissing
+            raise failure(f"the server does not start: {tail or 'it says nothing'}")
         time.sleep(_POLL)
 
 

@@ -8,6 +8,8 @@ from corekit_benchmarks.results import CaseResult, Line, Repetition, Results
 from corekit_benchmarks.servers import Server, ServerMissing, running
 from corekit_benchmarks.settings import Settings
 
+from corekit.testing import missing
+
 #: As little as shows that a workload works.
 TINY = Settings(
     duration=0.05,
@@ -48,8 +50,8 @@ def _server(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     try:
         with running(name, tmp_path_factory.mktemp("servers")) as server:
             yield server
-    except ServerMissing as missing:
-        pytest.skip(str(missing))
+    except ServerMissing as error:
+        missing(str(error))
 
 
 def line(subject: str, *rates: float, durable: bool = False, failure: str = "") -> Line:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from corekit_benchmarks.results import Results
 from corekit_benchmarks.workloads import WORKLOADS
 
 from corekit.cli.commands import corekit
+from corekit.testing import missing
 
 
 def run(*arguments: str) -> Result:
@@ -67,7 +69,8 @@ def test_it_prints_the_table_of_the_readme(results: Results, tmp_path: Path) -> 
 
 def test_a_peer_without_its_server_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is not there is listed as not measured, with what to install; the rest is measured."""
-    pytest.importorskip("nats")
+    if find_spec("nats") is None:
+        missing("no nats-py: pip install './benchmarks[peers]'")
     monkeypatch.setattr(servers, "_on_path", lambda *_: None)
     result = run(
         *("--backend", "memory://", "--peer", "nats", "--workload", "pub_sub.latency"),

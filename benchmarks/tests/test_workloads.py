@@ -14,6 +14,8 @@ from corekit_benchmarks.settings import Settings
 from corekit_benchmarks.subjects import Subject, backend_subjects, peer_subjects
 from corekit_benchmarks.workloads import WORKLOADS, find_workload, matching
 
+from corekit.testing import missing
+
 every_workload = pytest.mark.parametrize("workload", WORKLOADS, ids=lambda each: each.about.name)
 
 #: What shows of each component whether a peer works.
@@ -99,9 +101,9 @@ async def test_workloads_measure_processes_over_etcd(
 @pytest.mark.parametrize("peer", PEERS)
 async def test_peers_run_the_same_workloads(peer: str, tiny: Settings, tmp_path: Path) -> None:
     """Each offer of a peer whose library and server are installed finds the same figures."""
-    subjects, missing = peer_subjects([peer])
-    if missing:
-        pytest.skip(missing[peer])
+    subjects, absent = peer_subjects([peer])
+    if absent:
+        missing(absent[peer])
     for subject in subjects:
         if subject.server is None:
             await _check_peer(subject, tiny, tmp_path)
@@ -109,8 +111,8 @@ async def test_peers_run_the_same_workloads(peer: str, tiny: Settings, tmp_path:
         try:
             with running(subject.server, tmp_path) as server:
                 await _check_peer(replace(subject, url=server.url), tiny, tmp_path)
-        except ServerMissing as absent:
-            pytest.skip(str(absent))
+        except ServerMissing as error:
+            missing(str(error))
 
 
 async def _check_peer(subject: Subject, settings: Settings, directory: Path) -> None:

@@ -23,6 +23,7 @@ clause of the contract, which its docstring states. Inherit it and say how to ma
 
 For applications: `memory://` needs nothing installed, two Apps with one URL play two instances,
 `drop_memory` forgets between tests what they left there, and `eventually` waits for a condition.
+`missing` skips a test whose server is not installed, but fails it in CI.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from typing import Any
 import pytest
 
 from ..memory.hub import drop as drop_memory
+from .absence import missing
 from .cache import CacheSuite
 from .clock import VirtualClock
 from .contexts import make_context
@@ -55,6 +57,7 @@ __all__ = [
     "drop_memory",
     "eventually",
     "make_context",
+    "missing",
 ]
 
 

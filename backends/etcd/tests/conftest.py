@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from corekit.testing import missing
 
 from .servers import Etcd, find_etcd
 
@@ -13,10 +14,7 @@ from .servers import Etcd, find_etcd
 def need_etcd() -> None:
     """Skip without a server; where CI is set, its absence is a failure."""
     if find_etcd() is None:
-        reason = "no etcd: pip install corekit-etcd[server], or install etcd-server"
-        if os.environ.get("CI"):
-            pytest.fail(reason)
-        pytest.skip(reason)
+        missing("no etcd: pip install corekit-etcd[server], or install etcd-server")
 
 
 def _run(cluster: Etcd) -> Iterator[Etcd]:
