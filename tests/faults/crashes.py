@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any, NamedTuple
 
 from corekit_zeromq.broker.journal import FILE, LOG
 from corekit_zeromq.protocol import Op
@@ -32,21 +33,39 @@ _SALT = slice(0, 8)
 #: Speaks to an engine without a process.
 Bench = load("backends/zeromq/tests/broker/peer.py").Bench
 
+_log_end = load("backends/zeromq/tests/broker/logs.py").log_end
+
 Files = dict[str, bytes]
 #: Ids and bodies of the messages in a queue, in order.
 Messages = list[tuple[str, bytes]]
 
+_LOCKS = ("one", "two", "three")
+
+
+class State(NamedTuple):
+    """What a broker has."""
+
+    messages: Messages
+    locks: dict[str, int]
+    """The fencing tokens of those that are held."""
+
+    token: int
+    """The last one that was given out."""
+
 
 @dataclass
 class Commit:
-    """A commit: the files when it was confirmed, and what the queue had in it."""
+    """A commit: the files when it was confirmed, and what the broker had."""
 
     files: Files
-    messages: Messages
+    state: State
 
 
 class Journalist:
-    """Publishes and acknowledges, one commit each, and keeps what each left on the disk."""
+    """Publishes and acknowledges, locks and frees, one commit each.
+
+    It keeps what each left on the disk.
+    """
 
     def __init__(self, directory: Path, random: Random) -> None:
         self._directory = directory
@@ -56,6 +75,8 @@ class Journalist:
         self._messages: Messages = []
         self._tokens: dict[str, bytes] = {}
         self._published = 0
+        self._locks: dict[str, tuple[int, bytes]] = {}
+        self._token = 0
         self._peer.send([Op.CONSUME, 1, "q"])
 
     def close(self) -> None:
@@ -77,17 +98,30 @@ class Journalist:
         self._peer.send([Op.ACK, 1, [self._tokens.pop(id_)]])
         self._messages = [each for each in self._messages if each[0] != id_]
 
+    def lock(self, name: str) -> None:
+        """Lock *name* if it is free, free it if it is locked."""
+        if name in self._locks:
+            self._peer.send([Op.LOCK_RELEASE, 1, name, self._locks.pop(name)[1]])
+        else:
+            ((_, _, grant),) = self._peer.send([Op.LOCK_ACQUIRE, 1, name, 1e6, 0])
+            self._token, _, owner = grant
+            self._locks[name] = self._token, owner
+
     def step(self, size: int) -> Commit:
-        """Do one thing or the other, and return what it left."""
-        if len(self._messages) > 3 and self._random.random() < 0.4:
+        """Do one thing or another, and return what it left."""
+        if self._random.random() < 0.2:
+            self.lock(self._random.choice(_LOCKS))
+        elif len(self._messages) > 3 and self._random.random() < 0.4:
             self.acknowledge()
         else:
             self.publish(self._random.randrange(size))
         return self.commit()
 
     def commit(self) -> Commit:
-        """Return what the disk and the queue hold."""
-        return Commit(files(self._directory), list(self._messages))
+        """Return what is on disk, and what should be."""
+        locks = {name: token for name, (token, _) in self._locks.items()}
+        state = State(list(self._messages), locks, self._token)
+        return Commit(files(self._directory), state)
 
 
 def files(directory: Path) -> Files:
@@ -104,16 +138,25 @@ def write(directory: Path, found: Files) -> None:
         (directory / name).write_bytes(content)
 
 
-def messages(directory: Path) -> Messages:
+def state(directory: Path) -> State:
     """Return what a new start on *directory* finds, by handing it out."""
     bench = Bench(directory)
     try:
         bench.wait(bench.limits.reclaim)
         peer = bench.peer()
         delivered = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 10_000])
-        return [(one[1], one[2]) for command in delivered for one in command[2]]
+        messages = [(one[1], one[2]) for command in delivered for one in command[2]]
+        return State(messages, *_locks(peer))
     finally:
         bench.journal.close()
+
+
+def _locks(peer: Any) -> tuple[dict[str, int], int]:
+    """Return the tokens of what is held, and the last one."""
+    leases = peer.bench.engine.locks._leases
+    held = {name: leases[name].token for name in _LOCKS if name in leases}
+    ((_, _, (token, _, _)),) = peer.send([Op.LOCK_ACQUIRE, 1, "another", 1, 0])
+    return held, token - 1
 
 
 def is_new_log(before: Files, after: Files) -> bool:
@@ -127,8 +170,9 @@ def salt(found: Files) -> bytes:
 
 
 def log_end(found: Files) -> int:
-    """Return where the last record of a journal's log ends, which was never begun anew."""
-    return len(found.get(LOG, b"").rstrip(b"\0"))
+    """Return where the last record of a journal's log ends."""
+    end: int = _log_end(found.get(LOG, b""))
+    return end
 
 
 def half_created(path: Path, sectors: int) -> Files:

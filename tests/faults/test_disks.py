@@ -183,7 +183,7 @@ def test_a_journal_cut_at_every_byte(tmp_path: Path, new_run: Callable[[], Run])
     for cut in sorted(cuts):
         crashes.write(copy, last | {LOG: last[LOG][:cut]})
         confirmed = max(number for number, end in enumerate(ends) if end <= cut)
-        assert crashes.messages(copy) == commits[confirmed].messages, cut
+        assert crashes.state(copy) == commits[confirmed].state, cut
     run.judge(Finding({"commits": len(commits), "bytes_cut_at": len(cuts)}))
 
 
@@ -215,9 +215,9 @@ def test_a_power_cut_below_the_file_system(
     for _ in range(scaled(500)):
         before, after = run.random.choice(steps)
         crashes.write(copy, crashes.power_cut(before.files, after.files, run.random))
-        found = crashes.messages(copy)
-        whole += found == after.messages
-        assert found in (before.messages, after.messages)
+        found = crashes.state(copy)
+        whole += found == after.state
+        assert found in (before.state, after.state)
     figures = {"power_cuts": scaled(500), "commits_whole": whole, "new_logs": logs, "salts": salts}
     run.judge(Finding({**figures, "copied_to_database": copies}))
 
@@ -226,4 +226,4 @@ def test_a_power_cut_while_a_journal_is_created(tmp_path: Path) -> None:
     """Whichever sectors of the first page are on disk, the journal is made anew."""
     for sectors in range(2 ** (4096 // crashes.SECTOR)):
         crashes.write(tmp_path / "data", crashes.half_created(tmp_path / "page", sectors))
-        assert crashes.messages(tmp_path / "data") == []
+        assert crashes.state(tmp_path / "data") == ([], {}, 0)

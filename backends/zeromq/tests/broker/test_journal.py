@@ -16,6 +16,7 @@ from corekit_zeromq.broker.redo_log import CAPACITY
 from corekit_zeromq.broker.schema import VERSION
 from corekit_zeromq.protocol import Op, Reply
 
+from .logs import log_end
 from .peer import Bench
 
 
@@ -36,7 +37,7 @@ def filled(directory: Path, count: int) -> list[int]:
     ends = []
     for n in range(count):
         peer.publish(f"m{n}", b"body %d" % n * 10)
-        ends.append(len((directory / LOG).read_bytes().rstrip(b"\0")))
+        ends.append(log_end((directory / LOG).read_bytes()))
     # As after SIGKILL: the files are copied while they are open.
     shutil.copytree(directory, directory.with_name("crashed"))
     bench.journal.close()
