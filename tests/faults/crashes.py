@@ -99,8 +99,10 @@ class Journalist:
         self._messages = [each for each in self._messages if each[0] != id_]
 
     def lock(self, name: str) -> None:
-        """Lock *name* if it is free, free it if it is locked."""
-        if name in self._locks:
+        """Lock *name* if it is free; extend the lease or free it if it is locked."""
+        if name in self._locks and self._random.random() < 0.5:
+            self._peer.send([Op.LOCK_EXTEND, 1, name, self._locks[name][1], 1e6])
+        elif name in self._locks:
             self._peer.send([Op.LOCK_RELEASE, 1, name, self._locks.pop(name)[1]])
         else:
             ((_, _, grant),) = self._peer.send([Op.LOCK_ACQUIRE, 1, name, 1e6, 0])

@@ -138,5 +138,10 @@ class Changes:
             db.executemany("DELETE FROM lease WHERE name=?", free)
             self.leases.clear()
         if self.token:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('token',?)", (self.token,))
+            # A lease that was extended may be an older one.
+            db.execute(
+                "INSERT INTO meta VALUES ('token',?) "
+                "ON CONFLICT (key) DO UPDATE SET value=max(value, excluded.value)",
+                (self.token,),
+            )
             self.token = 0

@@ -7,6 +7,7 @@ when the journal has committed.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -140,7 +141,10 @@ class Engine:
     def pass_on(self) -> None:
         """Make frames of what was published to subscribers, and of answers, up to now."""
         self.pub_sub.flush()
-        for session in list(self.sessions.ready):
+        # The end of a session may have something to say to one that was passed already.
+        ready = deque(self.sessions.ready)
+        while ready:
+            session = ready.popleft()
             session.make_frames()
             if session.outstanding > self.limits.replies:
                 self._acknowledge.pop(session, None)
@@ -148,6 +152,7 @@ class Engine:
                     session.id, "session %s does not read: it is ended", session.name
                 )
                 self.end(session, died=True)
+                ready += [one for one in self.sessions.ready if one.outbox]
 
     def finish(self) -> None:
         """End a turn: hand out messages, and make frames of everything there is to say."""
@@ -311,7 +316,7 @@ class Engine:
         self.sessions.attach(session, route, received if resumed else 0, self.now)
         self.sessions.identify(session, process)
         if resumed:
-            session.acknowledge(received)
+            self._acknowledged(session, received)
         self._welcome(session, route, resumed=resumed)
 
     def _checked_hello(

@@ -162,11 +162,15 @@ class Broker:
         if authenticator is None or self._transport is None:
             return
         authenticator.reload()
-        for session in self._engine.sessions:
-            # ZAP looks at the handshake only: an open connection would go on.
-            if not authenticator.allows(session.user):
-                self._engine.refuse(session, AuthenticationFailed("the key is no longer allowed"))
-        self._turns.wake()
+
+        def end_sessions() -> None:
+            for session in self._engine.sessions:
+                # ZAP looks at the handshake only: an open connection would go on.
+                if not authenticator.allows(session.user):
+                    error = AuthenticationFailed("the key is no longer allowed")
+                    self._engine.refuse(session, error)
+
+        self._turns.within(end_sessions)
 
     def _open_engine(self) -> None:
         try:

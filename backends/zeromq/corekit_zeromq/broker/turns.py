@@ -53,6 +53,7 @@ class Turns:
         self._is_due = False
         self._tick_is_due = False
         self._ended = False
+        self._actions: list[Callable[[], object]] = []
         self._alarm: asyncio.TimerHandle | None = None
         self._transport.attend(self._due)
         self.wake()
@@ -83,6 +84,11 @@ class Turns:
         if not self._is_due:
             self._is_due = True
             self._loop.call_soon(self._due)
+
+    def within(self, action: Callable[[], object]) -> None:
+        """Do *action* in the next turn: between turns the journal may belong to its thread."""
+        self._actions.append(action)
+        self.wake()
 
     def _due(self) -> None:
         self._is_due = False
@@ -122,10 +128,10 @@ class Turns:
         engine.begin(self._clock.monotonic(), self._clock.time())
         try:
             more = self._drain()
-            if not self._journal.urgent:
-                # What came needs no commit, and does not wait for what else is to be done.
-                engine.pass_on()
-                self._send()
+            for action in self._actions:
+                action()
+            self._actions.clear()
+            self._pass_on()
             # What may wait for the next commit of others waits for the next tick at most.
             is_due = self._tick_is_due or engine.closing
             if self._tick_is_due:
@@ -145,6 +151,16 @@ class Turns:
             self._plan(more=more)
         except Exception as error:  # noqa: BLE001 - half a turn was done, whatever it was
             self._fail(error)
+
+    def _pass_on(self) -> None:
+        """Send what came, if it needs no commit: it does not wait for what else is to be done."""
+        # A tick judges who is silent: first what a connection brought that has gone is read.
+        if self._journal.urgent or self._tick_is_due:
+            return
+        self._engine.pass_on()
+        # Who does not read was ended by that.
+        if not self._journal.urgent:
+            self._send()
 
     def _commit_in_thread(self) -> None:
         """Commit while the loop goes on: no turn is taken meanwhile, but time passes."""

@@ -149,6 +149,19 @@ def test_no_token_comes_twice(bench: Bench) -> None:
     assert acquire(bench.peer(), 1)[0] > token
 
 
+def test_an_older_lease_does_not_bring_its_token_back(bench: Bench) -> None:
+    """Who extends it is the last to be written: tokens that were given out since stay known."""
+    peer = bench.peer()
+    old = acquire(peer, 1, name="old", ttl=100)[2]
+    token, _, owner = acquire(peer, 2, name="new", ttl=100)
+    bench.journal.checkpoint()
+    peer.send([Op.LOCK_RELEASE, 3, "new", owner])
+    peer.send([Op.LOCK_EXTEND, 4, "old", old, 100])
+    for _ in range(2):
+        bench.crash()
+    assert acquire(bench.peer(), 1, name="new")[0] > token
+
+
 def test_a_grant_is_urgent_whatever_is_read_after_it(bench: Bench) -> None:
     """Reading brings the turn's changes into the transaction: it is committed in this turn."""
     journal = bench.journal

@@ -177,6 +177,23 @@ def test_a_slow_subscriber_slows_nobody(tmp_path: Path) -> None:
     assert seen[:place] == received(fast)[:place]
 
 
+def test_a_slow_subscriber_that_comes_back_catches_up(tmp_path: Path) -> None:
+    """Its HELLO says that it has read everything: what it lacked meanwhile follows."""
+    bench = Bench(tmp_path, outstanding=2000)
+    slow, other = bench.peer(), bench.peer()
+    subscribe(slow)
+    bodies = [b"%d" % n * 500 for n in range(9)]
+    for body in bodies:
+        other.send(publish("c", body))
+    assert len(received(slow)) < len(bodies)
+    slow.hello(b"another route")
+    while len(received(slow)) < len(bodies):
+        before = len(slow.inbox)
+        slow.raw(encode(0, slow.received, []))
+        assert len(slow.inbox) > before, "it gets more as often as it has read"
+    assert received(slow) == bodies
+
+
 def test_a_subscriber_a_little_slow_loses_nothing(tmp_path: Path) -> None:
     """As long as the history reaches back, it is the subscriber's buffer."""
     bench = Bench(tmp_path, outstanding=1000)

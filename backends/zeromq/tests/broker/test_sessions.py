@@ -186,6 +186,20 @@ def test_a_client_that_does_not_read_is_ended(tmp_path: Path) -> None:
     assert len(bench.engine.sessions) == 0
 
 
+def test_what_such_a_client_held_is_told_to_who_waits(tmp_path: Path) -> None:
+    """Its end frees a lock: the next one hears of that, though nothing else is said to it."""
+    bench = Bench(tmp_path, replies=3000)
+    peer, other = bench.peer(), bench.peer()
+    peer.send([Op.LOCK_ACQUIRE, 1, "l", 100, None])
+    assert other.send([Op.LOCK_ACQUIRE, 7, "l", 100, None]) == []
+    while len(bench.engine.sessions) == 2:
+        # Nothing is ever acknowledged.
+        peer.sent += 1
+        bench.turn((peer.route, encode(peer.sent, 0, [[Op.STATUS, peer.sent]])))
+    ((reply, rid, grant),) = other.inbox
+    assert (reply, rid, grant[0]) == (Reply.OK, 7, 2)
+
+
 def test_deliveries_can_be_claimed_after_a_restart(bench: Bench) -> None:
     """A consumer that outlives the broker goes on with what it holds; nobody else gets it."""
     peer, other = bench.peer(), bench.peer()

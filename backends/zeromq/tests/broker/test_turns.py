@@ -1,0 +1,147 @@
+"""Turns: what leaves when, and what the journal's thread has for itself."""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+from corekit_zeromq.broker.transport import Arrival
+from corekit_zeromq.broker.turns import Turns
+from corekit_zeromq.protocol import MAGIC, VERSION, Op, Reply, decode, encode
+
+from corekit.clock import SYSTEM_CLOCK
+from corekit.testing import eventually
+
+from ..batches import publish
+from .peer import Bench
+
+ROUTES = (b"a", b"b")
+
+
+class Wire:
+    """A transport without connections: frames are put in, and taken out with their time."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.addresses: list[str] = []
+        self.arrived: deque[tuple[bytes, bytes]] = deque()
+        self.urgent: list[list[object]] = []
+        """Commands that left while something had to be committed."""
+        self.commands: dict[bytes, list[list[object]]] = {route: [] for route in ROUTES}
+        self.gone = b""
+        """The connection that is found to have gone."""
+        self.last_words: tuple[bytes, bytes] | None = None
+        """What is seen only then to have come over it."""
+        self._bench = bench
+        self._due: Callable[[], None] | None = None
+
+    async def open(self) -> None:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        raise NotImplementedError
+
+    def attend(self, due: Callable[[], None]) -> None:
+        self._due = due
+
+    def ignore(self) -> None:
+        self._due = None
+
+    def readable(self) -> bool:
+        return bool(self.arrived)
+
+    def receive(self) -> Arrival | None:
+        return Arrival(*self.arrived.popleft(), "") if self.arrived else None
+
+    def send(self, route: bytes, data: bytes) -> bool | None:
+        if route == self.gone:
+            if self.last_words is not None:
+                self.arrived.append(self.last_words)
+                self.last_words = None
+            return None
+        commands = decode(data)[2]
+        self.commands[route] += commands
+        if self._bench.journal.urgent:
+            self.urgent += commands
+        return True
+
+    def tick(self, now: float) -> None:
+        raise NotImplementedError
+
+    def bring(self, route: bytes, number: int, *commands: list[object]) -> None:
+        """Let a frame arrive; a turn is taken."""
+        self.arrived.append((route, encode(number, 0, commands)))
+        assert self._due is not None
+        self._due()
+
+
+def failed(error: Exception) -> None:
+    """Let the test fail with what a turn failed with."""
+    raise AssertionError("a turn failed") from error
+
+
+async def connected(bench: Bench) -> tuple[Wire, Turns]:
+    """Return turns of the bench's engine, and its transport, over which two have said HELLO."""
+    wire = Wire(bench)
+    turns = Turns(bench.engine, bench.journal, wire, SYSTEM_CLOCK, failed)
+    for route in ROUTES:
+        wire.bring(route, 0, [Op.HELLO, MAGIC, VERSION, b"", b"", 0, {}])
+    return wire, turns
+
+
+async def test_nothing_leaves_before_it_is_on_disk(tmp_path: Path) -> None:
+    """Nor what only follows from what is sent: the end of a client that does not read."""
+    bench = Bench(tmp_path, replies=3000)
+    wire, turns = await connected(bench)
+    wire.bring(b"a", 1, [Op.LOCK_ACQUIRE, 1, "l", 100, None])
+    wire.bring(b"b", 1, [Op.LOCK_ACQUIRE, 7, "l", 100, None])
+    number = 1
+    while len(bench.engine.sessions) == 2:
+        number += 1
+        # Both are told something in this turn, the one who waits last.
+        wire.arrived.append((b"a", encode(number, 0, [[Op.STATUS, number]])))
+        wire.bring(b"b", number, [Op.QUEUE_STATS, 100 + number, "q"])
+    await eventually(lambda: [Reply.OK, 7] in [command[:2] for command in wire.commands[b"b"]])
+    assert wire.urgent == []
+    await turns.close()
+
+
+async def test_last_words_are_heard(tmp_path: Path) -> None:
+    """What came before a connection's end counts, also if a tick finds the connection gone."""
+    bench = Bench(tmp_path)
+    wire, turns = await connected(bench)
+    wire.bring(b"a", 1, [Op.SUBSCRIBE, 1, "c", None, 0])
+    words = [Op.QUEUE_PUBLISH, 5, "q", [["id", b"x"]]]
+    wire.gone, wire.last_words = b"a", (b"a", encode(2, 0, [words]))
+    wire.arrived.append((b"b", encode(1, 0, [publish("c", b"x")])))
+    turns.tick(SYSTEM_CLOCK.monotonic())
+    await eventually(lambda: not wire.arrived)
+    turns.tick(SYSTEM_CLOCK.monotonic())
+    assert bench.engine.queues.stats(bench.engine.now, "q") == (1, 0, 0, 0)
+    await turns.close()
+
+
+async def test_what_is_to_be_done_waits_for_the_journals_thread(tmp_path: Path) -> None:
+    """While it commits, nothing else touches what it commits."""
+    bench = Bench(tmp_path)
+    wire, turns = await connected(bench)
+    commit, begun, may_end = bench.journal.commit, threading.Event(), threading.Event()
+
+    def slow() -> None:
+        begun.set()
+        assert may_end.wait(10)
+        commit()
+
+    bench.journal.commit = slow  # type: ignore[method-assign]
+    turns._commit_time = 1.0
+    done: list[bool] = []
+    wire.bring(b"a", 1, [Op.LOCK_ACQUIRE, 1, "l", 100, None])
+    turns.within(lambda: done.append(True))
+    await asyncio.to_thread(begun.wait, 10)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert done == []
+    may_end.set()
+    await eventually(lambda: done)
+    assert bench.engine.locks._leases.keys() == {"l"}
+    await turns.close()
