@@ -22,9 +22,12 @@ class DeadLetters:
     def bury(self, place: int, attempts: int, error: str, died_at: float | None = None) -> None:
         """Make a message a dead letter; without *died_at* it died when it was published."""
         db = self._journal.writer()
+        # What is damaged may be of another type now, or null.
         db.execute(
-            "INSERT INTO dead SELECT ?, id, ?, ?, coalesce(?, published_at), "
-            "published_at, crc, body FROM message WHERE place=?",
+            "INSERT INTO dead SELECT ?, coalesce(CAST(id AS TEXT), ''), ?, ?, coalesce(?, at), at, "
+            "coalesce(crc, 0), coalesce(CAST(body AS BLOB), x'') "
+            "FROM (SELECT *, coalesce(CAST(published_at AS REAL), 0.0) AS at FROM message) "
+            "WHERE place=?",
             (place & ~TIMED, attempts, error, died_at, place),
         )
         db.execute("DELETE FROM message WHERE place=?", (place,))

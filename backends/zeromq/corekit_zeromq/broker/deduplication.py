@@ -10,7 +10,7 @@ from .journal import Journal
 from .limits import Limits
 from .recent import RecentIds
 
-#: Rows that one step of housekeeping looks at.
+#: Rows that one step of housekeeping looks at, besides as many as came since the last one.
 _STEP = 2000
 
 #: Whether the message of a row of `dedup` is still there, in either of its places.
@@ -38,6 +38,8 @@ class Deduplication:
             for queue, of_queue in msgpack.unpackb(ids).items()
             for id_ in of_queue
         )
+        #: How many rows came since the last step of housekeeping.
+        self._fresh = 0
         self._recent.load(islice(pairs, limits.recent_ids), scaled)
 
     def __repr__(self) -> str:
@@ -63,6 +65,7 @@ class Deduplication:
 
     def remember(self, scaled: float, queue: str, dedup_id: str, id: str, seq: int) -> None:  # noqa: A002
         """Remember that the message *seq* was published with *dedup_id*."""
+        self._fresh += 1
         self._journal.execute(
             "INSERT OR REPLACE INTO dedup VALUES (?,?,?,?,?)",
             (queue, dedup_id, id, seq, scaled + self._limits.dedup_window),
@@ -83,8 +86,9 @@ class Deduplication:
         rows = execute(
             f"SELECT channel, dedup_id, {_WAITS} FROM dedup "  # noqa: S608 - from right here
             "WHERE until<? ORDER BY until LIMIT ?",
-            (scaled, _STEP),
+            (scaled, _STEP + self._fresh),
         ).fetchall()
+        self._fresh = 0
         for queue, dedup_id, waits in rows:
             if waits:
                 execute(

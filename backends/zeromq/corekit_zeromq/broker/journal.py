@@ -324,8 +324,8 @@ class Journal:
             return None
         timed = place_of(channel, seq, timed=True)
         row = self._one(
-            "SELECT place=?2, attempts, deaths, due, length(body) FROM message "
-            "WHERE place IN (?1,?2)",
+            "SELECT place=?2, attempts, deaths, due, coalesce(length(CAST(body AS BLOB)), 0) "
+            "FROM message WHERE place IN (?1,?2)",
             (place_of(channel, seq, timed=False), timed),
         )
         return None if row is None else Head(bool(row[0]), *row[1:])

@@ -146,7 +146,8 @@ class Queue:
         taken: list[Message] = []
         room = self._limits.window_bytes
         while len(taken) < count and room > 0:
-            if not self._ready and self._backlog:
+            # A read may give nothing: of messages that were claimed, or are damaged.
+            while not self._ready and self._backlog:
                 self._read_ready(count - len(taken))
             if self._returned and (not self._ready or self._returned[0][0] < self._ready[0].seq):
                 seq, timed = heappop(self._returned)
@@ -158,8 +159,6 @@ class Queue:
                 message = self._ready.popleft()
                 self._window -= len(message.body)
                 self._memory.left += len(message.body)
-            elif self._backlog:
-                continue
             else:
                 break
             taken.append(message)
@@ -202,7 +201,8 @@ class Queue:
         logger.error("queue %r: message %d is damaged, and becomes a dead letter", self.name, seq)
         if head is not None:
             place = place_of(self.id, seq, timed=head.timed)
-            self._journal.dead_letters.bury(place, head.attempts, "the message was damaged on disk")
+            attempts = head.attempts if type(head.attempts) is int else 0
+            self._journal.dead_letters.bury(place, attempts, "the message was damaged on disk")
             self.dead += 1
             self.forget(seq, head.size, timed=head.timed)
 

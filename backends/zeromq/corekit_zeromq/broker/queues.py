@@ -199,7 +199,11 @@ class Queues:
         """Let *consumer* have so many more deliveries."""
         most = self._limits.credit - len(consumer.held)
         consumer.credit = max(0, min(consumer.credit + credit, most))
-        consumer.queue.enlist(consumer)
+        if consumer.credit:
+            consumer.queue.enlist(consumer)
+        else:
+            # It holds all it may: what it has claimed takes no credit.
+            consumer.queue.suspend(consumer)
         self._active[consumer.queue] = None
 
     def revoke(self, consumer: Consumer) -> None:

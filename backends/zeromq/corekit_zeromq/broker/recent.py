@@ -6,6 +6,7 @@ from array import array
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
+from itertools import islice
 
 #: Ids in one part. Sorting one part takes a few milliseconds.
 _PART = 32_768
@@ -58,10 +59,10 @@ class RecentIds:
         return wanted in self._newest or any(wanted in part for part in self._parts)
 
     def load(self, ids: Iterable[tuple[str, str]], now: float) -> None:
-        """Remember ids of the former life."""
-        part = _Part(map(hash, ids), now)
-        if part.ids:
-            self._parts.append(part)
+        """Remember ids of the former life, of which the latest come first."""
+        hashes = iter(map(hash, ids))
+        while part := list(islice(hashes, _PART)):
+            self._parts.appendleft(_Part(part, now))
 
     def forget(self, now: float) -> None:
         """Forget what is too old, or too much."""

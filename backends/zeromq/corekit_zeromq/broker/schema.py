@@ -122,6 +122,8 @@ def connect(path: Path, *, durable: bool) -> sqlite3.Connection:
     # Created with its mode: between sqlite's own creation and a chmod others could open it.
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    # That a text is damaged is found by its checksum, not by failing to read it.
+    connection.text_factory = lambda data: data.decode(errors="replace")
     try:
         _set_up(connection, durable=durable)
         if not existed:

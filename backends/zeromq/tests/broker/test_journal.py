@@ -169,6 +169,51 @@ def test_a_flipped_bit_is_never_delivered(tmp_path: Path) -> None:
     assert refused[0] == Reply.FAIL
 
 
+#: What sqlite puts before the first message of a queue: the types of its cells, from the id on.
+TYPES = bytes([13 + 2 * len("message-a"), 0, 0, 8, 8, 7])
+
+
+@pytest.mark.parametrize(
+    ("before", "place", "bit"),
+    [
+        pytest.param(b"message-a", 2, 7, id="no text any more"),
+        pytest.param(TYPES, 0, 0, id="id: a blob"),
+        pytest.param(TYPES, 3, 3, id="attempts: null"),
+        pytest.param(TYPES, 3, 2, id="attempts: a blob"),
+        pytest.param(TYPES, 4, 3, id="deaths: null"),
+    ],
+)
+def test_a_flipped_bit_stops_nothing(tmp_path: Path, before: bytes, place: int, bit: int) -> None:
+    """Whatever a cell has become, its message is a dead letter that can be asked for."""
+    bench = Bench(tmp_path)
+    bench.wall += 0.123
+    peer = bench.peer()
+    peer.publish("message-a", b"x" * 100)
+    peer.publish("b", b"y")
+    bench.journal.checkpoint()
+    bench.journal.close()
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    db.close()
+    data = bytearray((tmp_path / FILE).read_bytes())
+    assert data.count(before) >= 1
+    data[data.index(before) + place] ^= 1 << bit
+    (tmp_path / FILE).write_bytes(data)
+    bench = Bench(tmp_path)
+    bench.wait(bench.limits.reclaim)
+    peer = bench.peer()
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 9])
+    assert [one[1] for one in delivered[2]] == ["b"]
+    ((_, _, letters),) = peer.send([Op.DEAD_LETTERS, 1, "q", 10])
+    assert [[*map(type, letter)] for letter in letters] == [[str, bytes, str, int, float]]
+    peer.send([Op.ACK, 1, [delivered[2][0][0]]])
+    assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 0, 1)
+    queue = bench.engine.queues.queue("q")
+    assert queue is not None
+    assert queue.bytes == 0
+    bench.journal.close()
+
+
 def test_what_is_damaged_while_it_is_held_is_counted_once(tmp_path: Path) -> None:
     """Whoever claims a message has it whole: it is done, not dead, when the row is read at last."""
     bench = Bench(tmp_path)

@@ -224,6 +224,47 @@ def test_deliveries_can_be_claimed_after_a_restart(bench: Bench) -> None:
     assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 1, 0)
 
 
+def test_what_was_claimed_and_given_back_keeps_its_place(tmp_path: Path) -> None:
+    """It does not come before what waits ahead of it, though only claimed messages are read."""
+    bench = Bench(tmp_path, window_count=1)
+    peer = bench.peer()
+    for id_ in "abc":
+        peer.publish(id_)
+    peer.inbox.clear()
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 3])
+    held = {one[1]: one[0] for command in peer.inbox for one in command[2]}
+    peer.send([Op.RELEASE, 1, held["b"], False])
+    bench.crash()
+    peer.hello(b"again")
+    claim = [Op.CLAIM, 5, 1, [held["a"], held["c"]]]
+    ((_, _, (_, last)),) = peer.send([Op.CONSUME, 1, "q"], claim)
+    peer.send([Op.RELEASE, 1, last, False])
+    peer.inbox.clear()
+    for _ in range(2):
+        peer.send([Op.CREDIT, 1, 1])
+    assert [one[1] for command in peer.inbox for one in command[2]] == ["b", "c"]
+
+
+def test_who_holds_all_it_may_gets_nothing_more(tmp_path: Path) -> None:
+    """Also if it has claimed it: nobody waits for it, and others get what there is."""
+    bench = Bench(tmp_path, credit=2)
+    peer = bench.peer()
+    for id_ in "abcd":
+        peer.publish(id_)
+    (delivered,) = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 2])
+    claim = [Op.CLAIM, 5, 1, [one[0] for one in delivered[2]]]
+    bench.crash()
+    peer.hello(b"again")
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 2], claim, [Op.CREDIT, 1, 0])
+    peer.inbox.clear()
+    bench.turn()
+    assert not bench.engine.queues.busy
+    other = bench.peer()
+    other.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 2])
+    assert [one[1] for command in other.inbox for one in command[2]] == ["c", "d"]
+    assert peer.inbox == []
+
+
 def test_claims_are_not_waited_for_long(bench: Bench) -> None:
     """If a session of the former life does not come back, others get its messages."""
     bench.peer().publish("id")
