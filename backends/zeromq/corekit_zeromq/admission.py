@@ -37,8 +37,18 @@ class Admission:
         """
         done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self.waiting.append(_Waiting(owner, action, done))
-        async with asyncio.timeout(timeout):
-            return await done
+        try:
+            async with asyncio.timeout(timeout):
+                return await done
+        except TimeoutError:
+            # Its turn may have come in the very step in which its time was over.
+            if done.cancelled() or not done.done():
+                raise
+            return done.result()
+        finally:
+            # All wait equally long: what waits for nothing any more stands before the others.
+            while self.waiting and self.waiting[0].done.done():
+                self.waiting.popleft()
 
     def admit(self) -> None:
         """Do what there is room for."""

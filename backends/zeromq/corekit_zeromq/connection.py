@@ -28,7 +28,7 @@ from .process_identity import process_claim
 from .protocol import MAGIC, VERSION, Op, Reply, encode
 from .request import PublishRequest, Request, error_from
 from .requests import Requests
-from .session import OVERHEAD, Command, Session
+from .session import FULL, OVERHEAD, Command, Session
 from .settings import Settings
 
 logger = logging.getLogger("corekit.zeromq")
@@ -187,7 +187,9 @@ class Connection:
         if former is not None:
             # The broker, after its start, waits for the first frame with consumers and claims.
             for kind in sorted(self.components, key=lambda kind: kind != "event_queue"):
+                session.full = math.inf if kind == "event_queue" else FULL
                 self.components[kind].restore(remains.confirmed)
+            session.full = FULL
         self.requests.again(again)
         for channel, payloads in remains.unsent:
             for payload in payloads:

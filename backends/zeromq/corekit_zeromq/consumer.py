@@ -75,6 +75,8 @@ class Consumer:
         self._settled: deque[_Settled] = deque()
         #: The last of them.
         self._settling = _Settled(0)
+        #: Up to which frame the broker had ours when it last delivered.
+        self._confirmed = 0
         self._claims: dict[Delivery, _Claim] = {}
         self._claimed: asyncio.Future[Any] | None = None
         #: Deliveries that went to others while the session was lost; told when they are settled.
@@ -118,7 +120,10 @@ class Consumer:
         if self._closed:
             # CANCEL, which is on its way, gives it back.
             return
-        self._forget_confirmed(self._session.confirmed)
+        # What is confirmed by this frame may still be told as expired in it.
+        if self._session.confirmed != self._confirmed:
+            self._forget_confirmed(self._confirmed)
+            self._confirmed = self._session.confirmed
         deliveries = []
         for token, id_, payload, attempt, deaths, published_at in batch:
             if not (
@@ -252,6 +257,7 @@ class Consumer:
         self._claims = claims
         self._settled.clear()
         self._settling = _Settled(0)
+        self._confirmed = 0
         self._held.clear()
         self._credit_frame = self._revoked_in = 0
         self._cancelled_in = None

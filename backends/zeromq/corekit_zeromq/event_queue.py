@@ -63,8 +63,10 @@ class EventQueue:
         connection.dispatcher.handlers[Reply.EXPIRED] = self._on_expired
 
     async def close(self) -> None:
-        await asyncio.gather(*(consumer.close() for consumer in list(self._consumers.values())))
-        await self._client.close()
+        try:
+            await asyncio.gather(*(consumer.close() for consumer in list(self._consumers.values())))
+        finally:
+            await self._client.close()
 
     async def publish(
         self,

@@ -17,6 +17,9 @@ from .request import Request
 #: The part of its time that a grant may have lost on the way before it is worth extending.
 _STALE = 0.1
 
+#: So many grants are remembered without a look whether their time is over.
+_MANY = 1000
+
 
 class Lock:
     """Locks for `zmq://` URLs."""
@@ -27,8 +30,9 @@ class Lock:
     def __init__(self, url: BackendURL, context: AdapterContext) -> None:
         self._client = Client(url, context, "lock")
         self._clock = context.clock
-        #: The names of the grants that were not released, by owner.
-        self._held: dict[object, str] = {}
+        #: The names of the grants that were not released, and when they end, by owner.
+        self._held: dict[object, tuple[str, float]] = {}
+        self._sweep_at = _MANY
         #: Until when acquisitions that have a limit wait.
         self._waiting: dict[Request, float] = {}
 
@@ -44,11 +48,13 @@ class Lock:
         except NotOpenError:
             return
         connection.leave(self)
-        for owner, name in self._held.items():
+        for owner, (name, _) in self._held.items():
             connection.requests.begin(None, Op.LOCK_RELEASE, (name, owner), patient=True)
         self._held.clear()
-        await connection.arrived(1.0)
-        await self._client.close()
+        try:
+            await connection.arrived(1.0)
+        finally:
+            await self._client.close()
 
     async def acquire(self, name: str, ttl: float, wait: float | None) -> Grant | None:
         connection = self._client.connection
@@ -93,8 +99,16 @@ class Lock:
         finally:
             self._waiting.pop(request, None)
         if got is not None:
-            self._held[got[2]] = name
+            self._hold(got[2], name, got[1])
         return got
+
+    def _hold(self, owner: object, name: str, ttl: float) -> None:
+        now = self._clock.monotonic()
+        if len(self._held) >= self._sweep_at:
+            # Who lets a lease end by its time does not release it.
+            self._held = {key: held for key, held in self._held.items() if held[1] > now}
+            self._sweep_at = max(_MANY, 2 * len(self._held))
+        self._held[owner] = name, now + ttl
 
     def _left(self, deadline: float) -> float:
         return max(0.0, deadline - self._clock.monotonic())
@@ -111,6 +125,7 @@ class Lock:
         if granted is None:
             self._held.pop(grant.owner, None)
             return None
+        self._hold(grant.owner, grant.name, granted)
         return Grant(grant.name, grant.token, granted, since, grant.owner)
 
     async def release(self, grant: Grant) -> None:

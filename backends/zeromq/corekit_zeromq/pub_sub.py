@@ -25,7 +25,7 @@ _CLOSING = 2.0
 
 
 class _Subscription:
-    __slots__ = ("epoch", "expected", "request", "taken", "waiting")
+    __slots__ = ("epoch", "expected", "gap_is_told", "request", "taken", "waiting")
 
     def __init__(self) -> None:
         self.request: Request
@@ -36,6 +36,8 @@ class _Subscription:
         #: The life of the broker in which it was answered, and the next message's number in it.
         self.epoch: int | None = None
         self.expected = 0
+        #: Whether the GAP that the broker owes has been told already.
+        self.gap_is_told = False
 
     def begin(self, session: Session, expected: int) -> None:
         """Take the broker's answer."""
@@ -67,12 +69,14 @@ class PubSub:
     async def close(self) -> None:
         self._receiver = None
         connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.leave(self)
-            for channel in self._subscriptions:
-                connection.session.add([Op.UNSUBSCRIBE, channel])
-            await connection.arrived(_CLOSING)
-        await self._client.close()
+        try:
+            if connection is not None:
+                connection.leave(self)
+                for channel in self._subscriptions:
+                    connection.session.add([Op.UNSUBSCRIBE, channel])
+                await connection.arrived(_CLOSING)
+        finally:
+            await self._client.close()
 
     async def publish(self, channel: str, payload: bytes) -> None:
         connection = self._connection or self._client.connection
@@ -157,8 +161,9 @@ class PubSub:
         subscription = self._subscriptions.get(channel)
         if subscription is not None and subscription.epoch is not None:
             subscription.expected = following
-            if self._receiver is not None:
+            if self._receiver is not None and not subscription.gap_is_told:
                 self._receiver.gap(channel)
+            subscription.gap_is_told = False
         return 1
 
     def restore(self, confirmed: int) -> None:
@@ -172,9 +177,20 @@ class PubSub:
                     Op.SUBSCRIBE,
                     (channel, subscription.epoch, subscription.expected),
                     patient=True,
-                    then=partial(subscription.begin, connection.session),
+                    then=partial(self._resumed, channel, subscription, connection.session),
                 )
                 subscription.request.future.add_done_callback(partial(self._restored, channel))
+
+    def _resumed(
+        self, channel: str, subscription: _Subscription, session: Session, following: int
+    ) -> None:
+        """Take the broker's answer to a subscription that was there before."""
+        # Told now: if the session is lost before GAP comes, the next one knows nothing of it.
+        lost = (subscription.epoch, subscription.expected) != (session.epoch, following)
+        subscription.gap_is_told = lost
+        subscription.begin(session, following)
+        if lost and self._receiver is not None:
+            self._receiver.gap(channel)
 
     def _restored(self, channel: str, answer: asyncio.Future[Any]) -> None:
         error = None if answer.cancelled() else answer.exception()

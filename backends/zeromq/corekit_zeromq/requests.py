@@ -119,7 +119,7 @@ class Requests:
     def abandon(self, request: Pending) -> bool:
         """Wait no longer for the answer of *request*; return whether it was never sent."""
         self._pop(request.rid)
-        return self._session.withdraw(request.command, request.frame)
+        return self._session.withdraw(request.command, request.frame, request.size)
 
     def abandon_message(self, request: PublishRequest, future: asyncio.Future[str]) -> None:
         """Wait no longer for the message of *future*, which is not sent if it was not yet."""

@@ -25,7 +25,7 @@ WINDOW = 8 * 1024 * 1024
 
 #: A frame is closed when it holds so many bytes: large enough to make the cost of a frame small
 #: beside that of its messages, small enough to keep both sides working at the same time.
-_FULL = 128 * 1024
+FULL = 128 * 1024
 
 #: What a message counts beside its payload, in bytes: about what it takes in memory. It also
 #: bounds the messages in a frame (512), which whoever gets them has to buffer.
@@ -71,6 +71,9 @@ class Session:
         #: The room that is left in the window, in bytes; below 0 while it is overdrawn.
         self.room = WINDOW
         self._begin(1)
+
+        #: The size at which a frame is closed, in bytes.
+        self.full: float = FULL
 
     def _begin(self, number: int) -> None:
         self._kept: deque[_Frame] = deque()
@@ -124,7 +127,7 @@ class Session:
         self.room -= cost
         frame = self._frame
         frame.size += cost
-        if frame.size < _FULL:
+        if frame.size < self.full:
             return False
         self._close_frame()
         return True
@@ -155,12 +158,27 @@ class Session:
         self.room -= OVERHEAD
         return self._frame.number
 
-    def withdraw(self, command: Command, number: int) -> bool:
-        """Take *command*, added to frame *number*, back; return whether it was never sent."""
+    def withdraw(self, command: Command, number: int, size: int) -> bool:
+        """Take *command*, added to frame *number*, back; return whether it was never sent.
+
+        *size* is what was said when it was added, and what it was extended by.
+        """
         if number <= self.transmitted:
             return False
+        for frame in (*self._kept, self._frame):
+            # Maybe in none: it was added in another session, or was taken back before.
+            if frame.number == number and any(one is command for one in frame.commands):
+                self._take_out(frame, command, size + OVERHEAD)
         command.clear()
         return True
+
+    def _take_out(self, frame: _Frame, command: Command, cost: int) -> None:
+        command.clear()
+        frame.size -= cost
+        self.room += cost
+        # Others keep their places; what is empty at the end would pile up while nothing is sent.
+        while frame.commands and not frame.commands[-1]:
+            frame.commands.pop()
 
     def _close_frame(self) -> None:
         for command in self._unencoded:

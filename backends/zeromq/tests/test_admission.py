@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from corekit_zeromq.admission import Admission
@@ -54,3 +55,34 @@ async def test_time_and_leaving_end_the_wait() -> None:
     admission._has_room = lambda: True
     admission.admit()
     assert await other == 1
+
+
+async def test_what_was_done_is_told_though_its_time_was_over() -> None:
+    """A turn that comes in the same step of the loop as the end of the time is no time-out."""
+    room = False
+    done: list[str] = []
+    admission = Admission(lambda: room)
+
+    def act() -> str:
+        done.append("act")
+        return "result"
+
+    waiting = asyncio.create_task(admission.wait(None, act, 0.02))
+    await asyncio.sleep(0)
+    loop = asyncio.get_running_loop()
+    # Due before the time-out, so that it is run first in the step that finds both.
+    loop.call_later(0.01, admission.admit)
+    room = True
+    time.sleep(0.05)  # noqa: ASYNC251 - a loop that is busy
+    assert await waiting == "result"
+    assert done == ["act"]
+
+
+async def test_who_gave_up_leaves_nothing_behind() -> None:
+    """Without room, too: after an hour of outage there is not an hour of messages."""
+    admission = Admission(lambda: False)
+    for _ in range(3):
+        calls = [admission.wait(None, pytest.fail, 0.01) for _ in range(50)]
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(failure) for failure in failures} == {TimeoutError}
+        assert not admission.waiting

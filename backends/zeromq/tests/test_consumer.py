@@ -275,3 +275,35 @@ async def test_closing_while_the_session_is_lost() -> None:
         assert (await fake.heard(Op.CLAIM))[0][3] == [b"a"]
         # What is claimed would be given back by CANCEL.
         assert fake.said[-2:] == [[Op.ACK, 1, [b"a2"]], [Op.CANCEL, 1]]
+
+
+async def test_what_expired_is_told_behind_a_delivery() -> None:
+    """The frame that says that an ack came, too late, may bring something new before that."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        inbox, consumer = await consuming(fake, queue, b"t0")
+        fake.confirming = False
+        consumer.ack(inbox.taken[0])
+        await fake.heard(Op.ACK)
+        fake.confirming = True
+        news = [[Reply.DELIVERIES, 1, batch(b"t1")], [Reply.DELIVERIES, 1, batch(b"t2")]]
+        await fake.say(*news, [Reply.EXPIRED, 1, [b"t0"]])
+        await eventually(lambda: len(inbox.taken) == 3)
+        assert [late.id for late in inbox.late] == ["t0"]
+
+
+async def test_all_claims_are_in_the_first_frame() -> None:
+    """However many consumers there are: the broker waits for the first frame only."""
+    async with FakeBroker() as fake, opened(EventQueue, fake.url) as queue:
+        inbox = Inbox()
+        for number in range(300):
+            queue.consume(f"q{number}", inbox)
+        await fake.heard(Op.CONSUME, 300)
+        for number in range(300):
+            await fake.say([Reply.DELIVERIES, number + 1, batch(b"t%d" % number)])
+        await eventually(lambda: len(inbox.taken) == 300)
+        fake.frames.clear()
+        fake.scripts[Op.CLAIM] = lambda command: [[Reply.OK, command[1], command[3]]]
+        await lose_session(fake)
+        await fake.heard(Op.CLAIM, 300)
+        first = next(commands for number, _, commands in fake.frames if number)
+        assert sum(command[0] == Op.CLAIM for command in first) == 300

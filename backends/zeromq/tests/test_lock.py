@@ -6,6 +6,7 @@ import asyncio
 import time
 
 import pytest
+from corekit_zeromq import lock as lock_module
 from corekit_zeromq.lock import Lock
 from corekit_zeromq.protocol import Op, Reply
 
@@ -124,3 +125,17 @@ async def test_closing_releases() -> None:
             await waiting
         await eventually(lambda: fake.commands(Op.BYE))
         assert [command[2:] for command in fake.commands(Op.LOCK_RELEASE)] == [["n", b"me"]]
+
+
+async def test_grants_that_ended_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who lets a lease end by its time does not release it; nothing is kept of it for ever."""
+    monkeypatch.setattr(lock_module, "_MANY", 10)
+    async with FakeBroker() as fake, opened(Lock, fake.url) as lock:
+        for number in range(50):
+            lock._hold(b"%d" % number, f"n{number}", 0.0)
+        assert len(lock._held) <= 10
+        fake.answer(Op.LOCK_ACQUIRE, [99, 30.0, b"held"])
+        fake.answer(Op.LOCK_RELEASE, None)
+        await lock.acquire("held", 30.0, None)
+        await lock.close()
+        assert [*fake.commands(Op.LOCK_RELEASE)[-1][2:]] == ["held", b"held"]

@@ -138,10 +138,40 @@ def test_withdrawn_commands_are_not_sent() -> None:
     first, second = [Op.STATUS, 1], [Op.STATUS, 2]
     number = session.add(first)
     session.add(second)
-    assert session.withdraw(first, number)
+    assert session.withdraw(first, number, 0)
     assert sent(session) == [(1, 0, [[Op.STATUS, 2]])]
-    assert not session.withdraw(second, number)
+    assert not session.withdraw(second, number, 0)
     session.resume(0)
+    assert sent(session) == [(1, 0, [[Op.STATUS, 2]])]
+
+
+def test_what_was_withdrawn_takes_no_room() -> None:
+    """Requests that nobody waits for any more do not pile up while nothing can be sent."""
+    session = Session()
+    room = session.room
+    for rid in range(2000):
+        command = [Op.STATUS, rid]
+        number = session.add(command, 100)
+        if rid % 3:
+            assert session.withdraw(command, number, 100)
+            assert session.withdraw(command, number, 100), "again, as if it were the first time"
+    assert session.room == room - 667 * 356
+    frames = sent(session)
+    assert sum(len(commands) for _, _, commands in frames) == 667
+    session.confirm(frames[-1][0])
+    assert session.room == room
+
+
+def test_a_command_of_another_session_is_not_withdrawn_from_this_one() -> None:
+    """Its frame's number is one of this session's, too: what is there stays as it is."""
+    session = Session()
+    old = [Op.STATUS, 1]
+    number = session.add(old)
+    session.reset()
+    session.add([Op.STATUS, 2])
+    room = session.room
+    assert session.withdraw(old, number, 0)
+    assert session.room == room
     assert sent(session) == [(1, 0, [[Op.STATUS, 2]])]
 
 
