@@ -64,8 +64,18 @@ class Client:
             await self.close()
         return self.connection
 
-    async def close(self) -> None:
-        """Leave the connection; whoever leaves last closes it. Pending calls get NotOpenError."""
+    async def close(self, *, linger: float = 0.0) -> None:
+        """Leave the connection; whoever leaves last closes it. Pending calls get NotOpenError.
+
+        What was sent has *linger* seconds to arrive before that. Cancelled, it leaves all the same.
+        """
+        try:
+            if linger and self._connection is not None:
+                await self._connection.arrived(linger)
+        finally:
+            await self._close()
+
+    async def _close(self) -> None:
         self._closed = True
         connection, self._connection = self._connection, None
         if connection is not None:

@@ -17,6 +17,9 @@ from .request import Request
 #: The part of its time that a grant may have lost on the way before it is worth extending.
 _STALE = 0.1
 
+#: How long `close` waits for what was released to arrive, in seconds.
+_CLOSING = 1.0
+
 #: So many grants are remembered without a look whether their time is over.
 _MANY = 1000
 
@@ -51,10 +54,7 @@ class Lock:
         for owner, (name, _) in self._held.items():
             connection.requests.begin(None, Op.LOCK_RELEASE, (name, owner), patient=True)
         self._held.clear()
-        try:
-            await connection.arrived(1.0)
-        finally:
-            await self._client.close()
+        await self._client.close(linger=_CLOSING)
 
     async def acquire(self, name: str, ttl: float, wait: float | None) -> Grant | None:
         connection = self._client.connection

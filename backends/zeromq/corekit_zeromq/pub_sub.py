@@ -69,14 +69,11 @@ class PubSub:
     async def close(self) -> None:
         self._receiver = None
         connection, self._connection = self._connection, None
-        try:
-            if connection is not None:
-                connection.leave(self)
-                for channel in self._subscriptions:
-                    connection.session.add([Op.UNSUBSCRIBE, channel])
-                await connection.arrived(_CLOSING)
-        finally:
-            await self._client.close()
+        if connection is not None:
+            connection.leave(self)
+            for channel in self._subscriptions:
+                connection.session.add([Op.UNSUBSCRIBE, channel])
+        await self._client.close(linger=_CLOSING if connection is not None else 0.0)
 
     async def publish(self, channel: str, payload: bytes) -> None:
         connection = self._connection or self._client.connection

@@ -165,20 +165,20 @@ class Session:
         """
         if number <= self.transmitted:
             return False
-        for frame in (*self._kept, self._frame):
-            # Maybe in none: it was added in another session, or was taken back before.
-            if frame.number == number and any(one is command for one in frame.commands):
-                self._take_out(frame, command, size + OVERHEAD)
-        command.clear()
+        if command:
+            command.clear()
+            self._take_out(command, number, size + OVERHEAD)
         return True
 
-    def _take_out(self, frame: _Frame, command: Command, cost: int) -> None:
-        command.clear()
-        frame.size -= cost
-        self.room += cost
-        # Others keep their places; what is empty at the end would pile up while nothing is sent.
-        while frame.commands and not frame.commands[-1]:
-            frame.commands.pop()
+    def _take_out(self, command: Command, number: int, cost: int) -> None:
+        for frame in (*self._kept, self._frame):
+            # Maybe in none: it was added in another session.
+            if frame.number == number and any(one is command for one in frame.commands):
+                frame.size -= cost
+                self.room += cost
+                # Others keep their places; what is empty at the end would pile up, unsent.
+                while frame.commands and not frame.commands[-1]:
+                    frame.commands.pop()
 
     def _close_frame(self) -> None:
         for command in self._unencoded:

@@ -36,21 +36,7 @@ from corekit.testing.contexts import make_context
 from .batches import messages, payloads_of, publish
 from .fake_broker import HEARTBEAT, FakeBroker, opened
 from .processes import free_port
-
-
-class Receiver:
-    """Keeps what arrives; None stands for a gap."""
-
-    def __init__(self) -> None:
-        self.arrived: list[bytes | None] = []
-
-    def messages(self, channel: str, payloads: list[bytes]) -> None:
-        """Take messages."""
-        self.arrived += payloads
-
-    def gap(self, channel: str) -> None:
-        """Take a gap."""
-        self.arrived.append(None)
+from .receiver import Receiver
 
 
 @pytest.fixture(autouse=True)

@@ -11,21 +11,7 @@ from corekit.testing import eventually
 
 from .batches import messages
 from .fake_broker import FakeBroker, opened
-
-
-class Told:
-    """Keeps what arrives; a gap is told as "gap"."""
-
-    def __init__(self) -> None:
-        self.seen: list[bytes | str] = []
-
-    def messages(self, channel: str, payloads: list[bytes]) -> None:
-        """Take payloads."""
-        self.seen += payloads
-
-    def gap(self, channel: str) -> None:
-        """Take note."""
-        self.seen.append("gap")
+from .receiver import Receiver
 
 
 def subscribed_at(seq: int) -> Any:
@@ -45,19 +31,19 @@ async def test_a_gap_is_told_though_the_session_is_lost_again() -> None:
 
     When GAP comes after all it is not told twice.
     """
-    async with FakeBroker() as fake, opened(PubSub, fake.url, told := Told()) as pub_sub:
+    async with FakeBroker() as fake, opened(PubSub, fake.url, told := Receiver()) as pub_sub:
         await pub_sub.subscribe("c")
         fake.scripts[Op.SUBSCRIBE] = subscribed_at(7)
         await lose_session(fake)
-        await eventually(lambda: told.seen == ["gap"])
+        await eventually(lambda: told.arrived == [None])
         # The next session is asked for what follows, and knows nothing of what is missing.
         await lose_session(fake)
         assert fake.commands(Op.SUBSCRIBE)[-1][3:] == [1, 7]
         await fake.say(messages("c", 7, [b"seven"]))
-        await eventually(lambda: told.seen == ["gap", b"seven"])
+        await eventually(lambda: told.arrived == [None, b"seven"])
         fake.scripts[Op.SUBSCRIBE] = subscribed_at(20)
         await lose_session(fake)
         await fake.say([Reply.GAP, "c", 20], messages("c", 20, [b"twenty"]))
-        await eventually(lambda: told.seen[2:] == ["gap", b"twenty"])
+        await eventually(lambda: told.arrived[2:] == [None, b"twenty"])
         await fake.say([Reply.GAP, "c", 30])
-        await eventually(lambda: told.seen[4:] == ["gap"])
+        await eventually(lambda: told.arrived[4:] == [None])

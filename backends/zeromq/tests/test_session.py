@@ -162,6 +162,18 @@ def test_what_was_withdrawn_takes_no_room() -> None:
     assert session.room == room
 
 
+def test_what_is_withdrawn_twice_gives_its_room_back_once() -> None:
+    """Also if it stands before others, and so keeps its place."""
+    session = Session()
+    first, second = [Op.STATUS, 1], [Op.STATUS, 2]
+    number = session.add(first)
+    room = session.room
+    session.add(second)
+    for _ in range(2):
+        assert session.withdraw(first, number, 0)
+    assert session.room == room
+
+
 def test_a_command_of_another_session_is_not_withdrawn_from_this_one() -> None:
     """Its frame's number is one of this session's, too: what is there stays as it is."""
     session = Session()
