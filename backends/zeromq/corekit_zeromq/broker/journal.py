@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,10 +19,9 @@ from .records import (
     Head,
     Message,
     checksum,
-    is_sound,
     place_of,
     places_of,
-    read_place,
+    restored,
 )
 from .redo_log import RedoLog
 from .schema import PAGE, connect
@@ -32,8 +32,12 @@ LOG = f"{FILE}-redo"
 #: So many removals are committed without waiting for anything else.
 _MOST_REMOVALS = 1000
 
-#: So many messages wait in the log at most. The database takes them within some milliseconds.
+#: So many messages, and removals, wait in the log at most. The database takes them within some
+#: milliseconds.
 _MOST_LOGGED = 2000
+_MOST_LOGGED_REMOVALS = 8000
+
+_MESSAGE = "SELECT place, CAST(id AS BLOB), body, attempts, deaths, published_at, crc FROM message"
 
 
 class Counted(Protocol):
@@ -131,19 +135,22 @@ class Journal:
         self._fresh.counts = {row[-1]: row for row in (queue.counts() for queue in self._changed)}
         self._changed.clear()
         last = self._fresh.last
-        if self._belongs_into_log() and self._log.append(self._fresh.record()):
+        if self.appends and self._log.append(self._fresh.record()):
             self._logged.absorb(self._fresh)
         else:
             self.checkpoint()
         self.commits += 1
         self.last = max(self.last, last)
 
-    def _belongs_into_log(self) -> bool:
+    @property
+    def appends(self) -> bool:
+        """Whether the next commit goes into the log, if there is room; otherwise a checkpoint."""
         return not (
             self._begun
             or self._postponed
             or self._deaths
             or len(self._logged) + len(self._fresh) > _MOST_LOGGED
+            or len(self._logged.deletes) + len(self._fresh.deletes) > _MOST_LOGGED_REMOVALS
         )
 
     def checkpoint(self) -> None:
@@ -185,8 +192,10 @@ class Journal:
         db = self._begin()
         if self._fresh.leases:
             self._wrote = True
-        # Messages first: nothing else in a turn refers to later ones.
+        # First what went before this turn: what comes takes its room in the file.
+        self._logged.write_deletes(db)
         self._logged.absorb(self._fresh)
+        # Then what came: nothing else in a turn refers to later ones.
         if self._logged.ids:
             self._wrote = True
             self._logged.write_inserts(db)
@@ -257,26 +266,43 @@ class Journal:
         At most *count*, and about *size* bytes. Returns them, the seqs of those that are damaged,
         and the seq up to which was read.
         """
-        rows = self.reader().execute(
-            "SELECT place, id, body, attempts, deaths, published_at, crc FROM message "
-            "WHERE place>? AND place<? ORDER BY place LIMIT ?",
-            (*places_of(channel, after), count),
-        )
         messages: list[Message] = []
         damaged: list[int] = []
         last = after
-        for place, id_, body, attempts, deaths, published_at, crc in rows:
-            last = seq = place & LAST_SEQ
-            message = Message(seq, id_, body, attempts, deaths, published_at, False)
-            if not is_sound(message, crc):
-                damaged.append(seq)
+        waiting = self._undelayed(*places_of(channel, after))
+        for last, message in islice(waiting, count):
+            if message is None:
+                damaged.append(last)
                 continue
             messages.append(message)
-            size -= len(body)
+            size -= len(message.body)
             if size <= 0:
                 break
-        rows.close()
+        waiting.close()
         return messages, damaged, last
+
+    def _undelayed(self, begin: int, end: int) -> Generator[tuple[int, Message | None]]:
+        """Yield seq and message of those without delay between two places, in order.
+
+        Nothing is written for that: a deep queue is read without a commit of the database.
+        """
+        if self._postponed or self._deaths:
+            self.reader()
+        logged, fresh = self._logged, self._fresh
+        rows = self._db.execute(
+            f"{_MESSAGE} WHERE place>? AND place<? ORDER BY place", (begin, end)
+        )
+        try:
+            for row in rows:
+                place = row[0]
+                if place not in logged.deletes and place not in fresh.deletes:
+                    yield place & LAST_SEQ, restored(*row)
+        finally:
+            rows.close()
+        # What came later has a later place.
+        for place, message in chain(logged.messages(begin, end), fresh.messages(begin, end)):
+            if place not in fresh.deletes:
+                yield message.seq, message
 
     def timed(
         self, channel: int, after: tuple[float, int], count: int
@@ -307,16 +333,8 @@ class Journal:
 
     def message(self, place: int) -> Message | None:
         """Read one message; None if it is damaged or not there."""
-        row = self._one(
-            "SELECT id, body, attempts, deaths, published_at, crc FROM message WHERE place=?",
-            (place,),
-        )
-        if row is None:
-            return None
-        id_, body, attempts, deaths, published_at, crc = row
-        seq, timed = read_place(place)
-        message = Message(seq, id_, body, attempts, deaths, published_at, timed)
-        return message if is_sound(message, crc) else None
+        row = self._one(f"{_MESSAGE} WHERE place=?", (place,))
+        return None if row is None else restored(*row)
 
     def head(self, channel: int, seq: int) -> Head | None:
         """Read what is known of a message without its body; None if *channel* has none such."""

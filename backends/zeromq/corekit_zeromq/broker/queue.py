@@ -166,12 +166,25 @@ class Queue:
         self.in_flight += len(taken)
         return taken
 
+    def read_ahead(self) -> None:
+        """Read more from the disk once half of the window has gone, if there is memory for it."""
+        limits = self._limits
+        if (
+            self._backlog
+            and self.consumers
+            and 2 * len(self._ready) < limits.window_count
+            and 2 * self._window < limits.window_bytes
+            and self._memory.left >= limits.window_bytes
+        ):
+            self._read_ready(limits.window_count)
+
     def _read_ready(self, wanted: int) -> None:
         """Read the next messages from the disk: a window of them, or those *wanted*.
 
         The latter once the memory for windows is used up.
         """
-        count, size = self._limits.window_count, self._limits.window_bytes
+        count = self._limits.window_count - len(self._ready)
+        size = self._limits.window_bytes - self._window
         if self._memory.left < size:
             count = min(count, wanted)
         messages, damaged, last = self._journal.ready(self.id, self._cursor, count, size)

@@ -53,6 +53,7 @@ class Queues:
         self._memory = Memory(limits.window_total)
         self._queues: dict[str, Queue] = {}
         self._active: dict[Queue, None] = {}
+        self._dispatched: list[Queue] = []
         self._alarms: list[tuple[float, int, Queue]] = []
         self._alarm_number = 0
         self._delivery = 1
@@ -307,9 +308,20 @@ class Queues:
             count = queue.dispatch(min(_QUANTUM, left), self._epoch, self._delivery, touched)
             self._delivery += count
             left -= count
+            if count:
+                self._dispatched.append(queue)
             if queue.dispatchable:
                 self._active[queue] = None
         return touched
+
+    def read_ahead(self) -> None:
+        """Have the messages that come next in memory, of the queues that handed some out.
+
+        Done when these have left: reading takes time in which their consumers handle them.
+        """
+        for queue in self._dispatched:
+            queue.read_ahead()
+        self._dispatched.clear()
 
     @property
     def busy(self) -> bool:

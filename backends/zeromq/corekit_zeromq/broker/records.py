@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import NamedTuple
+from zlib import crc32
 
 from corekit.arguments import shown
 
@@ -79,28 +79,38 @@ def places_of(channel: int, after: int = 0) -> tuple[int, int]:
     return place_of(channel, after, timed=False), place_of(channel, 0, timed=True)
 
 
-def read_place(place: int) -> tuple[int, bool]:
-    """Return the seq of the message at *place*, and whether it is a timed one."""
-    return place & LAST_SEQ, bool(place & TIMED)
+def restored(
+    place: int,
+    id_: object,
+    body: object,
+    attempts: object,
+    deaths: object,
+    published_at: object,
+    crc: object,
+) -> Message | None:
+    """Return the message of a row, None unless it is what was written, as far as can be known.
 
-
-def is_sound(message: Message, crc: object) -> bool:
-    """Tell whether *message* is what was written, as far as can be known.
-
-    A database's cell can hold anything: a bit that has turned over changes its type, too.
+    The id is as bytes. A database's cell can hold anything: a bit that has turned over changes its
+    type, too.
     """
-    seq, id_, body, attempts, deaths, published_at, _ = message
-    return (
-        type(id_) is str
+    seq = place & LAST_SEQ
+    if (
+        type(id_) is bytes
         and type(body) is bytes
-        and type(attempts) is type(deaths) is int
+        and type(attempts) is int
+        and type(deaths) is int
         and 0 <= attempts < _MOST
         and 0 <= deaths < _MOST
         and type(published_at) is float
-        and checksum(seq, id_, body) == crc
-    )
+        and crc32(body, crc32(b"%d %s" % (seq, id_))) == crc
+    ):
+        text = id_.decode(errors="replace")
+        timed = place & TIMED != 0
+        # In half the time of its own constructor.
+        return tuple.__new__(Message, (seq, text, body, attempts, deaths, published_at, timed))
+    return None
 
 
 def checksum(seq: int, id: str, body: bytes) -> int:  # noqa: A002 - the message's id
     """Return the crc32 of what never changes in a message."""
-    return zlib.crc32(body, zlib.crc32(b"%d %s" % (seq, id.encode())))
+    return crc32(body, crc32(b"%d %s" % (seq, id.encode())))

@@ -26,6 +26,22 @@ _TURN_BYTES = 8 * 1024 * 1024
 _INLINE = 0.002
 
 
+class _Pace:
+    """How long commits took lately, in seconds.
+
+    It halves in about 20 commits: one slow commit does not change the way, a slow disk does.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __repr__(self) -> str:
+        return f"{self.seconds * 1000:.2f}ms"
+
+    def add(self, seconds: float) -> None:
+        self.seconds += (seconds - self.seconds) / 32
+
+
 class Turns:
     """Drives the engine. Everything that comes in while a turn commits is the next turn's batch.
 
@@ -48,7 +64,8 @@ class Turns:
         self._failed = failed
         self._loop = asyncio.get_running_loop()
         self._thread = ThreadPoolExecutor(1, "journal")
-        self._commit_time = 0.0
+        #: A checkpoint may take many times as long as what goes into the log before and after it.
+        self._appending, self._checkpointing = _Pace(), _Pace()
         self._committing: asyncio.Future[None] | None = None
         self._is_due = False
         self._tick_is_due = False
@@ -60,7 +77,7 @@ class Turns:
 
     def __repr__(self) -> str:
         state = "ended" if self._ended else "committing" if self._committing else "waiting"
-        return f"<Turns {state} commit_time={self._commit_time * 1000:.2f}ms>"
+        return f"<Turns {state} appending={self._appending} checkpointing={self._checkpointing}>"
 
     async def close(self) -> None:
         """Take the last turn, unless the journal failed, and no more; leave the log empty."""
@@ -140,15 +157,15 @@ class Turns:
             engine.finish()
             if not (self._journal.urgent or (is_due and self._journal.pending)):
                 self._send()
-            elif self._commit_time <= _INLINE:
+            elif (pace := self._pace()).seconds <= _INLINE:
                 begun = self._clock.monotonic()
                 self._journal.commit()
-                self._measure(self._clock.monotonic() - begun)
+                pace.add(self._clock.monotonic() - begun)
                 self._send()
             else:
-                self._commit_in_thread()
+                self._commit_in_thread(pace)
                 return
-            self._plan(more=more)
+            self._end(more=more)
         except Exception as error:  # noqa: BLE001 - half a turn was done, whatever it was
             self._fail(error)
 
@@ -162,7 +179,10 @@ class Turns:
         if not self._journal.urgent:
             self._send()
 
-    def _commit_in_thread(self) -> None:
+    def _pace(self) -> _Pace:
+        return self._appending if self._journal.appends else self._checkpointing
+
+    def _commit_in_thread(self, pace: _Pace) -> None:
         """Commit while the loop goes on: no turn is taken meanwhile, but time passes."""
         self._transport.ignore()
         begun = self._clock.monotonic()
@@ -172,28 +192,26 @@ class Turns:
             self._committing = None
             try:
                 commit.result()
-                self._go_on(self._clock.monotonic() - begun)
+                seconds = self._clock.monotonic() - begun
+                pace.add(seconds)
+                self._go_on(seconds)
             except Exception as error:  # noqa: BLE001 - as above
                 self._fail(error)
 
         self._committing.add_done_callback(committed)
 
     def _go_on(self, seconds: float) -> None:
-        self._measure(seconds)
         if seconds > self._engine.limits.heartbeat:
             # What clients said meanwhile is not read yet: that is no silence of theirs.
             self._engine.sessions.extend(seconds)
         self._send()
         if not self._engine.closing:
             self._transport.attend(self._due)
-            self._plan(more=True)
+            self._end(more=True)
 
-    def _measure(self, seconds: float) -> None:
-        # Halves in about 20 commits: one slow commit does not change the way, a slow disk does.
-        self._commit_time += (seconds - self._commit_time) / 32
-
-    def _plan(self, *, more: bool) -> None:
-        """See to it that the next turn comes when there is something to do."""
+    def _end(self, *, more: bool) -> None:
+        """Prepare the next turn, and see to it that it comes when there is something to do."""
+        self._engine.queues.read_ahead()
         if more or self._engine.queues.busy or self._transport.readable():
             self.wake()
             return

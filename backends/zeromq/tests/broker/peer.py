@@ -59,6 +59,7 @@ class Bench:
                     self.bring(session.route, data)
                 session.spoke(self.now)
             del self.engine.sessions.ready[session]
+        self.engine.queues.read_ahead()
 
     def bring(self, route: bytes, data: bytes) -> None:
         peer = self.peers.get(route)

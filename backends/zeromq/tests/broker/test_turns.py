@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from corekit_zeromq.broker.transport import Arrival
 from corekit_zeromq.broker.turns import Turns
@@ -133,7 +134,7 @@ async def test_what_is_to_be_done_waits_for_the_journals_thread(tmp_path: Path) 
         commit()
 
     bench.journal.commit = slow  # type: ignore[method-assign]
-    turns._commit_time = 1.0
+    turns._appending.seconds = turns._checkpointing.seconds = 1.0
     done: list[bool] = []
     wire.bring(b"a", 1, [Op.LOCK_ACQUIRE, 1, "l", 100, None])
     turns.within(lambda: done.append(True))
@@ -144,4 +145,52 @@ async def test_what_is_to_be_done_waits_for_the_journals_thread(tmp_path: Path) 
     may_end.set()
     await eventually(lambda: done)
     assert bench.engine.locks._leases.keys() == {"l"}
+    await turns.close()
+
+
+async def test_a_slow_checkpoint_leaves_the_log_to_the_loop(tmp_path: Path) -> None:
+    """What only goes into the log waits for no thread because the database was slow before."""
+    bench = Bench(tmp_path)
+    wire, turns = await connected(bench)
+    turns._checkpointing.seconds = 1.0
+    threads: list[threading.Thread] = []
+    commit = bench.journal.commit
+
+    def noted() -> None:
+        threads.append(threading.current_thread())
+        commit()
+
+    bench.journal.commit = noted  # type: ignore[method-assign]
+    # A new queue is a row of the database.
+    wire.bring(b"a", 1, [Op.QUEUE_PUBLISH, 5, "q", [["id", b"x"]]])
+    await eventually(lambda: [Reply.OK, 5] in [command[:2] for command in wire.commands[b"a"]])
+    wire.bring(b"a", 2, [Op.QUEUE_PUBLISH, 6, "q", [["id2", b"x"]]])
+    assert [Reply.OK, 6] in [command[:2] for command in wire.commands[b"a"]]
+    first, second = threads
+    assert first is not threading.main_thread()
+    assert second is threading.main_thread()
+    await turns.close()
+
+
+async def test_reading_ahead_follows_what_is_sent(tmp_path: Path) -> None:
+    """The next messages are read when those before have left, so consumers need not wait for it."""
+    bench = Bench(tmp_path, window_count=8)
+    peer = bench.peer()
+    for n in range(20):
+        peer.publish(f"m{n}")
+    wire, turns = await connected(bench)
+    ready, sent = bench.journal.ready, list[bool]()
+
+    def noted(*arguments: Any) -> Any:
+        sent.append(bool(wire.commands[b"a"]))
+        return ready(*arguments)
+
+    wire.bring(b"a", 1, [Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 3])
+    await eventually(lambda: wire.commands[b"a"])
+    wire.commands[b"a"].clear()
+    bench.journal.ready = noted  # type: ignore[method-assign]
+    wire.bring(b"a", 2, [Op.CREDIT, 1, 4])
+    assert sent == [True]
+    (delivered,) = wire.commands[b"a"]
+    assert [one[1] for one in delivered[2]] == ["m3", "m4", "m5", "m6"]
     await turns.close()
