@@ -146,7 +146,7 @@ class Channel:
         gaps, missed = 0, False
         # Most messages follow one of the same kind: only the end of such a run is noted.
         kind: tuple[Any, ...] | None = None
-        following, for_us = 0, False
+        following, observed, for_us = 0, 0, False
         envelope: Any
         for envelope in self._unseal_all(payloads, _HEAD_FIELDS):
             try:
@@ -158,7 +158,8 @@ class Channel:
                         messages.append(body)
                     continue
                 if kind is not None:
-                    self.heard.advance(kind[0], following)
+                    if following != observed:
+                        self.heard.advance(kind[0], following)
                     kind = None
                 for_us = not audience or (instance == self._me) is bool(audience & ONLY_SELF)
                 verdict = self.heard.observe(publisher, number)
@@ -172,11 +173,12 @@ class Channel:
                         messages.append(GAP)
                         gaps, missed = gaps + 1, False
                     messages.append(body)
-                kind, following = (publisher, instance, audience), number + 1
+                kind = (publisher, instance, audience)
+                following = observed = number + 1
             except Exception as error:  # noqa: BLE001 - what an extension reads may raise anything
                 self._complain(envelope if isinstance(envelope, SerializationError) else error)
                 missed = True
-        if kind is not None:
+        if kind is not None and following != observed:
             self.heard.advance(kind[0], following)
         if missed:
             messages.append(GAP)

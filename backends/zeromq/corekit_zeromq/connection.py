@@ -70,6 +70,7 @@ class Connection:
             greeting=self._hello,
             heartbeat=self.session.empty,
             take=self._take,
+            dropped=self._link_dropped,
             away=self.requests.give_up,
         )
         self.dispatcher = Dispatcher(self._nonsense, self.link.read_on)
@@ -127,16 +128,17 @@ class Connection:
             return False
         can_take_more = self.dispatcher.take(commands)
         if self.link.is_up:
-            self._after_frame()
+            if self.admission.waiting:
+                self._admit()
+            if self._arrivals:
+                self._tell_arrivals()
+            if self.session.acknowledgement_due:
+                self.flush_soon()
         return can_take_more
 
-    def _after_frame(self) -> None:
-        if self.admission.waiting:
-            self._admit()
-        if self._arrivals:
-            self._tell_arrivals()
-        if self.session.acknowledgement_due:
-            self.flush_soon()
+    def _link_dropped(self) -> None:
+        # One that has not been looked at yet would accept the next link.
+        self.dispatcher.forget(Reply.WELCOME)
 
     def _nonsense(self, reason: str) -> None:
         """Begin a new session, over a new link, because what came makes no sense."""

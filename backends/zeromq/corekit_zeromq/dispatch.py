@@ -119,6 +119,11 @@ class Dispatcher:
             self._nonsense(f"malformed reply {shown(command[0])}: {error!r}")
             return 0
 
+    def forget(self, kind: int) -> None:
+        """Forget the commands of a kind that were not handed on yet."""
+        for command in [one for one in self._backlog if one[0] == kind]:
+            self._backlog.remove(command)
+
     def clear(self) -> None:
         """Forget what was not handed on yet."""
         self._backlog.clear()

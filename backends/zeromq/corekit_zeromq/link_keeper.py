@@ -40,7 +40,8 @@ class LinkKeeper:
 
     *greeting* gives the frame that begins a link, *heartbeat* one that says nothing. *take* gets
     each frame that arrives, and calls `accept` when the broker has accepted the greeting.
-    *away* is called while the broker cannot be reached for longer than the time-out.
+    *dropped* is called when a link has ended, *away* while the broker cannot be reached for longer
+    than the time-out.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class LinkKeeper:
         greeting: Callable[[], bytes],
         heartbeat: Callable[[], bytes],
         take: Callable[[bytes], bool],
+        dropped: Callable[[], None],
         away: Callable[[], None],
     ) -> None:
         self._settings = settings
@@ -58,6 +60,7 @@ class LinkKeeper:
         self._greeting = greeting
         self._heartbeat = heartbeat
         self._take_frame = take
+        self._dropped = dropped
         self._away = away
         self._loop = asyncio.get_running_loop()
         self._tasks = TaskOwner(f"zmq {settings.text}")
@@ -231,6 +234,7 @@ class LinkKeeper:
         if self._link is not None:
             self._link.close()
             self._link = None
+            self._dropped()
 
     def _report_absence(self) -> None:
         away = self._clock.monotonic() - self._down_since

@@ -71,7 +71,9 @@ class PubSub:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.leave(self)
-            for channel in self._subscriptions:
+            for channel, subscription in self._subscriptions.items():
+                # One that is being restored has no owner, and would be in the next session, too.
+                connection.requests.abandon(subscription.request)
                 connection.session.add([Op.UNSUBSCRIBE, channel])
         await self._client.close(linger=_CLOSING if connection is not None else 0.0)
 
@@ -104,6 +106,12 @@ class PubSub:
             subscription = self._subscriptions[channel] = _Subscription()
             begin = partial(subscription.begin, connection.session)
             subscription.request = connection.ask(self, Op.SUBSCRIBE, channel, None, 0, then=begin)
+        elif subscription.epoch is not None:
+            # It holds, or comes back by itself: what is missed until then is told as a gap.
+            if subscription.request.future.done():
+                subscription.request.future.result()
+            subscription.taken = True
+            return
         subscription.waiting += 1
         try:
             # Several may wait for it: one that is cancelled leaves it to the others.
@@ -129,6 +137,9 @@ class PubSub:
         connection.requests.abandon(subscription.request)
         connection.session.add([Op.UNSUBSCRIBE, channel])
         connection.flush_soon()
+        # Who waits for it has been overtaken.
+        if not subscription.request.future.done():
+            subscription.request.future.set_result(None)
 
     def _on_messages(self, command: Command) -> int:
         _, channel, first, payloads = command

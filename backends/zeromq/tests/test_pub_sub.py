@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import pytest
+from corekit_zeromq.cache import Cache
+from corekit_zeromq.dispatch import MESSAGES_PER_TURN
 from corekit_zeromq.protocol import Op, Reply
 from corekit_zeromq.pub_sub import PubSub
 
+from corekit.config import BackendURL
+from corekit.errors import BackendRefused, BackendUnavailable
 from corekit.testing import eventually
+from corekit.testing.contexts import make_context
 
 from .batches import messages
 from .fake_broker import FakeBroker, opened
@@ -47,3 +54,82 @@ async def test_a_gap_is_told_though_the_session_is_lost_again() -> None:
         await eventually(lambda: told.arrived[2:] == [None, b"twenty"])
         await fake.say([Reply.GAP, "c", 30])
         await eventually(lambda: told.arrived[4:] == [None])
+
+
+async def test_subscribing_again_waits_for_no_session() -> None:
+    """A subscription that comes back by itself holds: whatever is missed meanwhile is a gap."""
+    async with FakeBroker() as fake, opened(PubSub, fake.url, Receiver()) as pub_sub:
+        await pub_sub.subscribe("c")
+        del fake.scripts[Op.SUBSCRIBE]
+        await lose_session(fake)
+        await asyncio.wait_for(pub_sub.subscribe("c"), 5)
+        await lose_session(fake)
+        await asyncio.wait_for(pub_sub.subscribe("c"), 5)
+
+
+async def test_subscribing_again_tells_of_a_refusal() -> None:
+    """What the broker has refused to restore does not hold."""
+    async with FakeBroker() as fake, opened(PubSub, fake.url, told := Receiver()) as pub_sub:
+        await pub_sub.subscribe("c")
+        fake.scripts[Op.SUBSCRIBE] = lambda command: [
+            [Reply.FAIL, command[1], "backend_refused", "no"]
+        ]
+        await lose_session(fake)
+        await eventually(lambda: told.arrived == [None])
+        with pytest.raises(BackendRefused):
+            await pub_sub.subscribe("c")
+
+
+async def test_unsubscribing_overtakes() -> None:
+    """A call of `subscribe` that waits when the channel is unsubscribed returns."""
+    async with FakeBroker() as fake, opened(PubSub, fake.url, Receiver()) as pub_sub:
+        del fake.scripts[Op.SUBSCRIBE]
+        waiting = asyncio.create_task(pub_sub.subscribe("c"))
+        await fake.heard(Op.SUBSCRIBE)
+        await pub_sub.unsubscribe("c")
+        await asyncio.wait_for(waiting, 5)
+        await fake.heard(Op.UNSUBSCRIBE)
+
+
+async def test_closing_leaves_no_subscription() -> None:
+    """Nor one that is being restored, on a connection that others go on with."""
+    context = make_context()
+    async with FakeBroker() as fake:
+        url = BackendURL.parse(fake.url)
+        pub_sub, cache = PubSub(url, context), Cache(url, context)
+        await cache.open()
+        await pub_sub.open(Receiver())
+        await pub_sub.subscribe("c")
+        del fake.scripts[Op.SUBSCRIBE]
+        await lose_session(fake)
+        await pub_sub.close()
+        fake.said.clear()
+        await fake.say([Reply.UNKNOWN], number=0)
+        await eventually(lambda: len(fake.hellos) == 3)
+        fake.answer(Op.CACHE_GET, [None])
+        await cache.space("s").get("key")
+        assert fake.commands(Op.SUBSCRIBE) == []
+        await cache.close()
+
+
+async def test_a_welcome_of_a_link_that_has_ended_greets_no_other() -> None:
+    """It may have waited behind messages: the link that it accepted is not there any more."""
+    async with FakeBroker() as fake, opened(PubSub, fake.url, told := Receiver()) as pub_sub:
+        await pub_sub.subscribe("c")
+        connection = pub_sub._client.connection
+        fake.scripts[Op.HELLO] = lambda _: None
+        fake.resumes = True
+        first, second = [b"1"] * MESSAGES_PER_TURN, [b"2"]
+        heard = asyncio.Event()
+
+        def end(*_: object) -> None:
+            heard.set()
+            connection.link.end(BackendUnavailable("lost"))
+
+        told.messages = end  # type: ignore[method-assign]
+        (welcome,) = fake.welcome([])
+        await fake.say(messages("c", 1, first + second), welcome)
+        await asyncio.wait_for(heard.wait(), 5)
+        await eventually(lambda: not connection.dispatcher._backlog)
+        assert not connection.link.is_up
+        assert connection.link._link is None

@@ -62,8 +62,8 @@ class Engine:
         self.limits = limits
         self.journal = journal
         self.random = random
-        self.now = now
-        self.wall = wall
+        self.now, self.wall = now, wall
+        """When the present turn began (monotonic, and Unix seconds): whoever takes it says so."""
         self.epoch = int.from_bytes(random(8), "big") >> 1
         self.version = version
         self.started = now
@@ -95,14 +95,9 @@ class Engine:
 
     # -- a turn
 
-    def begin(self, now: float, wall: float) -> None:
-        """Begin a turn at *now* (monotonic) and *wall* (Unix seconds)."""
-        self.now = now
-        self.wall = wall
-
     def receive(self, route: bytes, data: bytes, user: str = "") -> None:
         """Take a frame that came in over the connection *route* from the key *user*."""
-        session = self.sessions.at(route)
+        session = self.sessions.by_route.get(route)
         if session is None:
             self._receive_stranger(route, data, user)
             return
@@ -111,7 +106,7 @@ class Engine:
         except SerializationError as error:
             self.refuse(session, error)
             return
-        self.sessions.heard(session, self.now)
+        session.deadline = self.now + self.limits.session_timeout
         if received != session.acknowledged and not self._acknowledged(session, received):
             return
         if number == 0:
@@ -138,8 +133,12 @@ class Engine:
         if session.former:
             self.sessions.begun(session)
 
-    def pass_on(self) -> None:
-        """Make frames of what was published to subscribers, and of answers, up to now."""
+    def pass_on(self) -> bool:
+        """Make frames of what was published to subscribers, and of answers, up to now.
+
+        Returns whether a session was ended: what it leaves has to be committed.
+        """
+        has_ended = False
         self.pub_sub.flush()
         # The end of a session may have something to say to one that was passed already.
         ready = deque(self.sessions.ready)
@@ -153,6 +152,8 @@ class Engine:
                 )
                 self.end(session, died=True)
                 ready += [one for one in self.sessions.ready if one.outbox]
+                has_ended = True
+        return has_ended
 
     def finish(self) -> None:
         """End a turn: hand out messages, and make frames of everything there is to say."""
@@ -395,6 +396,6 @@ class Engine:
 
     def drop(self, route: bytes) -> None:
         """End the session of a connection because of a fault of ours."""
-        session = self.sessions.at(route)
+        session = self.sessions.by_route.get(route)
         if session is not None:
             self.refuse(session, BackendError("the broker could not handle a frame"))

@@ -132,11 +132,16 @@ class Handlers:
         self._pub_sub.unsubscribe(session, self._name(command[1]))
 
     def _publish(self, session: Session, command: list[Any]) -> None:
-        _, channel, count, batch = command
-        name = self._name(channel)
-        fields.binary("batch", batch, self._limits.max_message + BATCH_ALLOWANCE)
+        _, name, count, batch = command
+        # The name of a channel that is there was checked before.
+        if type(name) is not str or name not in self._pub_sub.channels:
+            self._name(name)
+        largest = self._limits.max_message + BATCH_ALLOWANCE
+        if type(batch) is not bytes or len(batch) > largest:
+            fields.binary("batch", batch, largest)
         # What is inside is the subscribers' to check. They need not fear the count.
-        fields.whole("count", count, 1, min(len(batch), self._limits.elements))
+        if type(count) is not int or not 1 <= count <= len(batch) or count > self._limits.elements:
+            fields.whole("count", count, 1, min(len(batch), self._limits.elements))
         try:
             self._pub_sub.publish(name, count, batch)
         except BackendRefused as error:

@@ -100,7 +100,12 @@ class Journal:
         """Whether there is anything to commit."""
         fresh = self._fresh
         return self._begun or bool(
-            fresh or fresh.deletes or self._postponed or self._deaths or self._changed
+            fresh.inserts
+            or fresh.deletes
+            or fresh.leases
+            or self._postponed
+            or self._deaths
+            or self._changed
         )
 
     def _recover(self) -> None:
@@ -122,10 +127,11 @@ class Journal:
     @property
     def urgent(self) -> bool:
         """Whether something must be committed now: anything but a few removals."""
+        fresh = self._fresh
         return (
             self._wrote
-            or bool(self._fresh or self._postponed or self._deaths)
-            or len(self._fresh.deletes) >= _MOST_REMOVALS
+            or bool(fresh.inserts or fresh.leases or self._postponed or self._deaths)
+            or len(fresh.deletes) >= _MOST_REMOVALS
         )
 
     def commit(self) -> None:

@@ -50,48 +50,45 @@ class _Connection(asyncio.BufferedProtocol):
         self.is_full = False
         self._owner = owner
         self._router = Router(_FIRST)
-        self._transport: asyncio.Transport
+        self.transport: asyncio.Transport
         self._backlog = 0
         self._silence = 0
 
     def __repr__(self) -> str:
         return f"<_Connection {self._router!r} backlog={self._backlog} silence={self._silence}>"
 
-    def send(self, data: bytes) -> None:
-        self._transport.write(framed(data))
-
     def received(self, data: bytes) -> None:
         """Take note that *data* waits no more."""
         before = self._backlog
         self._backlog -= len(data) + _OVERHEAD
         if self._backlog <= _BACKLOG // 2 < before:
-            self._transport.resume_reading()
+            self.transport.resume_reading()
 
     def look(self) -> None:
         """End the connection if it was silent for long; called every few seconds."""
         if self._backlog < _BACKLOG:
             self._silence += 1
         if self._silence > _SILENT:
-            self._transport.abort()
+            self.transport.abort()
 
     def close(self) -> None:
-        self._transport.close()
+        self.transport.close()
 
     def abort(self) -> None:
-        self._transport.abort()
+        self.transport.abort()
 
     # -- what asyncio says
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=_FULL)
-        self._transport.get_extra_info("socket").setsockopt(
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.set_write_buffer_limits(high=_FULL)
+        self.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
         )
         if self._owner.admit(self):
-            self._transport.write(Router.opening)
+            self.transport.write(Router.opening)
         else:
-            self._transport.abort()
+            self.transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._owner.buffer
@@ -102,10 +99,10 @@ class _Connection(asyncio.BufferedProtocol):
             frames = router.take(self._owner.buffer[:nbytes])
         except (ForeignPeerError, OtherMechanismError) as error:
             self._owner.complain(error)
-            self._transport.abort()
+            self.transport.abort()
             return
         if router.answers:
-            self._transport.write(router.take_answers())
+            self.transport.write(router.take_answers())
         if router.is_ready:
             # Before, only to be quick helps.
             self._silence = 0
@@ -113,7 +110,7 @@ class _Connection(asyncio.BufferedProtocol):
             router.largest = self._owner.largest
             self._backlog += sum(map(len, frames)) + _OVERHEAD * len(frames)
             if self._backlog > _BACKLOG:
-                self._transport.pause_reading()
+                self.transport.pause_reading()
             self._owner.arrived(self, frames)
 
     def pause_writing(self) -> None:
@@ -232,7 +229,8 @@ class PlainTransport:
             return None
         connection, data = self._arrived.popleft()
         connection.received(data)
-        return Arrival(connection.route, data, "")
+        # In half the time of its own constructor.
+        return tuple.__new__(Arrival, (connection.route, data, ""))
 
     def send(self, route: bytes, data: bytes) -> bool | None:
         connection = self._connections.get(route)
@@ -240,7 +238,7 @@ class PlainTransport:
             return None
         if connection.is_full:
             return False
-        connection.send(data)
+        connection.transport.write(framed(data))
         return True
 
     def tick(self, now: float) -> None:
@@ -289,7 +287,8 @@ class PlainTransport:
         if self._due is None or self._telling is not None:
             return
         if self._loop.time() - self._told_at > _REST:
-            self._tell_now()
+            self._due()
+            self._told_at = self._loop.time()
         else:
             self._telling = self._loop.call_soon(self._tell_now)
 

@@ -132,8 +132,8 @@ class PubSub:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        # The channel that was published to longest ago comes first: it is forgotten first.
-        self._channels: OrderedDict[str, Channel] = OrderedDict()
+        self.channels: OrderedDict[str, Channel] = OrderedDict()
+        """By name. The one that was published to longest ago comes first: it is forgotten first."""
         self._fresh: dict[Channel, None] = {}
         self._kept = 0
         # No number of a forgotten channel is used again when the channel comes back, and there is
@@ -141,24 +141,24 @@ class PubSub:
         self._first = 1
 
     def __repr__(self) -> str:
-        return f"<PubSub channels={len(self._channels)} kept={self._kept}>"
+        return f"<PubSub channels={len(self.channels)} kept={self._kept}>"
 
     def __len__(self) -> int:
-        return len(self._channels)
+        return len(self.channels)
 
     def _open(self, name: str) -> Channel:
-        channel = self._channels.get(name)
+        channel = self.channels.get(name)
         if channel is None:
-            if len(self._channels) >= self._limits.channels and not self._forget_oldest():
+            if len(self.channels) >= self._limits.channels and not self._forget_oldest():
                 raise BackendRefused(
                     f"the broker has {self._limits.channels} channels in use, its limit"
                 )
             channel = Channel(name, self._first, self._limits.history_count)
-            self._channels[name] = channel
+            self.channels[name] = channel
         return channel
 
     def _forget_oldest(self) -> bool:
-        for channel in self._channels.values():
+        for channel in self.channels.values():
             if not channel.subscriptions and channel not in self._fresh:
                 self._forget(channel)
                 return True
@@ -167,16 +167,16 @@ class PubSub:
     def _forget(self, channel: Channel) -> None:
         self._first = max(self._first, channel.next + 1)
         self._kept -= channel.bytes
-        del self._channels[channel.name]
+        del self.channels[channel.name]
 
     def keep_house(self, now: float) -> None:
         """Forget some of the channels that nobody used for long; called about once a second."""
-        for channel in list(islice(self._channels.values(), _STEP)):
+        for channel in list(islice(self.channels.values(), _STEP)):
             if channel.used_at > now - _IDLE:
                 return
             if channel.subscriptions or channel in self._fresh:
                 channel.used_at = now
-                self._channels.move_to_end(channel.name)
+                self.channels.move_to_end(channel.name)
             else:
                 self._forget(channel)
 
@@ -184,10 +184,11 @@ class PubSub:
 
     def publish(self, name: str, count: int, payloads: bytes) -> None:
         """Take a batch of *count* messages; `flush` sends it on."""
-        channel = self._channels.get(name) or self._open(name)
+        channel = self.channels.get(name) or self._open(name)
         if channel.fresh_bytes + len(payloads) > _BATCH:
             self._send(channel)
-        channel.add(Batch(count, payloads))
+        # In half the time of its own constructor.
+        channel.add(tuple.__new__(Batch, (count, payloads)))
         self._kept += len(payloads)
         self._fresh[channel] = None
 
@@ -201,7 +202,7 @@ class PubSub:
         for channel in self._fresh:
             self._trim(channel)
             channel.used_at = now
-            self._channels.move_to_end(channel.name)
+            self.channels.move_to_end(channel.name)
         self._fresh.clear()
         while self._kept > self._limits.history_total:
             self._drop_oldest_history()
@@ -234,7 +235,7 @@ class PubSub:
             self._kept -= channel.drop()
 
     def _drop_oldest_history(self) -> None:
-        for channel in self._channels.values():
+        for channel in self.channels.values():
             if channel.history:
                 while channel.history:
                     self._kept -= channel.drop()

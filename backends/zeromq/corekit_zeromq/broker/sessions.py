@@ -94,6 +94,7 @@ class Session:
         self.process: ProcessIdentity | None = None
         """The process that is watched for it."""
         self.deadline = 0.0
+        """When it ends if nothing is heard of it until then."""
         self.greeted_at = 0.0
         self.spoke_at = 0.0
         self.received = 0
@@ -166,19 +167,12 @@ class Session:
         if not outbox:
             return
         self.outbox = []
-        commands: list[bytes] = []
-        size = 0
-        for command in outbox:
-            if commands and size + len(command) > _FRAME:
-                self._add_frame(commands, size)
-                commands, size = [], 0
-            commands.append(command)
-            size += len(command)
-        self._add_frame(commands, size)
-
-    def _add_frame(self, commands: list[bytes], size: int) -> None:
-        self.sent += 1
-        self.unacknowledged.append(Frame(self.sent, commands, size))
+        small = sum(map(len, outbox)) <= _FRAME
+        for commands in [outbox] if small else _parts(outbox):
+            self.sent += 1
+            # In half the time of its own constructor.
+            frame = tuple.__new__(Frame, (self.sent, commands, sum(map(len, commands))))
+            self.unacknowledged.append(frame)
 
     def untransmitted(self) -> Iterator[tuple[int, bytes]]:
         """Return number and encoding of each frame that the present connection was not given."""
@@ -198,6 +192,19 @@ class Session:
             self.outstanding -= frames.popleft().size
         self.acknowledged = received
         return True
+
+
+def _parts(commands: list[bytes]) -> Iterator[list[bytes]]:
+    """Yield *commands* in parts that fit into a frame each."""
+    part: list[bytes] = []
+    size = 0
+    for command in commands:
+        if part and size + len(command) > _FRAME:
+            yield part
+            part, size = [], 0
+        part.append(command)
+        size += len(command)
+    yield part
 
 
 def encode_frame(number: int, received: int, commands: list[bytes]) -> bytes:
@@ -226,7 +233,8 @@ class Sessions:
         self._random = random
         self._processes = processes
         self._by_id: dict[bytes, Session] = {}
-        self._by_route: dict[bytes, Session] = {}
+        self.by_route: dict[bytes, Session] = {}
+        """By their connection."""
         self.ready: dict[Session, None] = {}
         """Sessions that have something to send."""
         self.orphans = Orphans()
@@ -241,10 +249,6 @@ class Sessions:
 
     def __iter__(self) -> Iterator[Session]:
         return iter(list(self._by_id.values()))
-
-    def at(self, route: bytes) -> Session | None:
-        """Return the session of a connection."""
-        return self._by_route.get(route)
 
     def find(self, id: bytes, secret: bytes, user: str) -> Session | None:  # noqa: A002
         """Return the session *id* if this is its secret, and its key."""
@@ -277,25 +281,25 @@ class Sessions:
     def attach(self, session: Session, route: bytes, received: int, now: float) -> None:
         """Let *session* go on over the connection *route*, on which it got *received* frames."""
         self.detach(session)
-        other = self._by_route.get(route)
+        other = self.by_route.get(route)
         if other is not None:
             self.detach(other)
         session.route = route
         session.transmitted = received
         session.spoke_at = now
-        self._by_route[route] = session
-        self.heard(session, now)
+        self.by_route[route] = session
+        session.deadline = now + self._limits.session_timeout
 
     def detach(self, session: Session) -> None:
         """Let *session* wait for its next connection."""
         if session.route is not None:
-            self._by_route.pop(session.route, None)
+            self.by_route.pop(session.route, None)
             session.route = None
         self._forget_lost(session)
 
     def gone(self, route: bytes) -> None:
         """Take note that a connection has gone; what it brought and was not read yet counts."""
-        session = self._by_route.get(route)
+        session = self.by_route.get(route)
         if session is not None and session.route == route:
             session.lost_route, session.route = route, None
             self._lost[session] = None
@@ -307,7 +311,7 @@ class Sessions:
 
     def _forget_lost(self, session: Session) -> None:
         if session.lost_route is not None:
-            self._by_route.pop(session.lost_route, None)
+            self.by_route.pop(session.lost_route, None)
             session.lost_route = None
             del self._lost[session]
 
@@ -325,10 +329,6 @@ class Sessions:
         if self._processes is not None and session.process is not None:
             self._processes.forget(session, session.process)
             session.process = None
-
-    def heard(self, session: Session, now: float) -> None:
-        """Take note that *session* is alive."""
-        session.deadline = now + self._limits.session_timeout
 
     def end(self, session: Session) -> None:
         """Forget *session*."""

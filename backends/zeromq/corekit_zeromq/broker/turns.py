@@ -142,7 +142,7 @@ class Turns:
 
     def _turn(self) -> None:
         engine = self._engine
-        engine.begin(self._clock.monotonic(), self._clock.time())
+        engine.now, engine.wall = self._clock.monotonic(), self._clock.time()
         try:
             more = self._drain()
             for action in self._actions:
@@ -174,9 +174,7 @@ class Turns:
         # A tick judges who is silent: first what a connection brought that has gone is read.
         if self._journal.urgent or self._tick_is_due:
             return
-        self._engine.pass_on()
-        # Who does not read was ended by that.
-        if not self._journal.urgent:
+        if not self._engine.pass_on():
             self._send()
 
     def _pace(self) -> _Pace:

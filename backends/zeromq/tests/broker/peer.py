@@ -41,7 +41,7 @@ class Bench:
 
     def turn(self, *frames: tuple[bytes, bytes], tick: bool = False, user: str = "") -> None:
         """Take one turn and bring what is sent to the peers."""
-        self.engine.begin(self.now, self.wall)
+        self.engine.now, self.engine.wall = self.now, self.wall
         for route, data in frames:
             self.engine.receive(route, data, user)
         if tick:

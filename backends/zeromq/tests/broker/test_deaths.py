@@ -26,7 +26,7 @@ def delivered(peer: Peer) -> list[tuple[str, int, int]]:
 
 def die(bench: Bench, peer: Peer) -> None:
     """Let the process of *peer* die, which is noticed at once."""
-    session = bench.engine.sessions.at(peer.route)
+    session = bench.engine.sessions.by_route.get(peer.route)
     assert session is not None
     bench.engine.orphan(bench.now, session)
     bench.engine.sessions.gone(peer.route)
@@ -118,7 +118,7 @@ def test_a_token_from_before_a_death_claims_nothing(bench: Bench) -> None:
     die(bench, dead)
     bench.crash()
     living.hello(b"new route")
-    assert bench.engine.sessions.at(b"new route").may_claim  # type: ignore[union-attr]
+    assert bench.engine.sessions.by_route.get(b"new route").may_claim  # type: ignore[union-attr]
     (answer,) = living.send([Op.CONSUME, 1, "q"], [Op.CLAIM, 1, 1, [token]])
     assert answer == [Reply.OK, 1, [None]]
     assert stats(bench) == (0, 1, 0, 0)

@@ -123,7 +123,7 @@ def test_any_frame_at_the_engine(shared: Bench, frames: list[Any], greets: bool)
     assert good.send([Op.PURGE, 1, "q"])[-1][:2] == [Reply.OK, 1]
     assert good.publish("m2") == "m2"
     for one in (peer, good):
-        session = bench.engine.sessions.at(one.route)
+        session = bench.engine.sessions.by_route.get(one.route)
         if session is not None:
             bench.engine.end(session, died=False)
         bench.peers.pop(one.route, None)
@@ -139,7 +139,7 @@ def test_any_greeting(shared: Bench, fields: list[Any], damage: list[tuple[int, 
     for arguments in (fields, [*good[:2], *fields], [*good[:5], *fields[:1]]):
         peer = Peer(bench, b"greeting%d" % next(numbers))
         peer.raw(damaged(encode(0, 0, [[Op.HELLO, *arguments]]), damage))
-        session = bench.engine.sessions.at(peer.route)
+        session = bench.engine.sessions.by_route.get(peer.route)
         assert (session is not None) == bool(peer.welcome)
         if session is not None:
             bench.engine.end(session, died=False)

@@ -23,7 +23,7 @@ def holder(bench: Bench) -> tuple[Peer, Session, bytes]:
     peer.publish("a")
     peer.publish("b")
     answers = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
-    session = bench.engine.sessions.at(peer.route)
+    session = bench.engine.sessions.by_route.get(peer.route)
     assert session is not None
     return peer, session, answers[0][2][0][0]
 
@@ -38,7 +38,7 @@ def waiting(bench: Bench) -> Peer:
 
 def tick(bench: Bench, *, drained: bool = True) -> None:
     """Take a turn with housekeeping."""
-    bench.engine.begin(bench.now, bench.wall)
+    bench.engine.now, bench.engine.wall = bench.now, bench.wall
     bench.engine.tick(drained=drained)
     bench.turn()
 
@@ -81,7 +81,7 @@ def test_the_dead_get_no_messages(bench: Bench) -> None:
     """From the moment in which the death is known, whatever credit was left."""
     peer = bench.peer()
     peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 10])
-    session = bench.engine.sessions.at(peer.route)
+    session = bench.engine.sessions.by_route.get(peer.route)
     assert session is not None
     bench.engine.orphan(bench.now, session)
     bench.peer().publish("a")
@@ -116,7 +116,7 @@ def test_a_lost_connection_is_forgotten_when_all_was_read(bench: Bench) -> None:
     peer, session, _ = holder(bench)
     bench.engine.sessions.gone(peer.route)
     tick(bench)
-    assert bench.engine.sessions.at(peer.route) is None
+    assert bench.engine.sessions.by_route.get(peer.route) is None
     peer.inbox.clear()
     bench.turn((peer.route, encode(peer.sent + 1, 0, [[Op.CANCEL, 1]])))
     assert peer.inbox == [[Reply.UNKNOWN]]
@@ -148,7 +148,7 @@ def test_the_last_claim_counts(tmp_path: Path) -> None:
     peer = Peer(bench, b"r")
     peer.info = {"process": claim}
     peer.hello()
-    session = bench.engine.sessions.at(b"r")
+    session = bench.engine.sessions.by_route.get(b"r")
     assert session is not None
     bench.engine.orphan(bench.now, session)
     bench.now += 0.1

@@ -119,7 +119,7 @@ def test_the_history_is_bounded_in_messages(lengths: list[int], seq: int) -> Non
         reached = max(1, following - 10) <= seq <= following
         assert answered == (seq if reached else following)
         assert ("gap" in received(peer)) is not reached
-        channel = bench.engine.pub_sub._channels["c"]
+        channel = bench.engine.pub_sub.channels["c"]
         assert sum(batch.length for batch in channel.history) < 10 + max(lengths, default=1)
         assert channel.bytes == sum(len(batch.payloads) for batch in channel.history)
         bench.journal.close()
@@ -140,7 +140,7 @@ def test_the_history_is_bounded_in_bytes(tmp_path: Path) -> None:
     peer = bench.peer()
     for channel in "abcdef":
         peer.send(*[publish(channel, b"x" * 37)] * 5)
-    channels = bench.engine.pub_sub._channels
+    channels = bench.engine.pub_sub.channels
     assert [channel.bytes for channel in channels.values()] == [0, 0, 0, 80, 80, 80]
     assert bench.engine.pub_sub._kept == 240
 
@@ -165,7 +165,7 @@ def test_a_slow_subscriber_slows_nobody(tmp_path: Path) -> None:
         publisher.send(publish("c", b"%03d" % n * 10))
         fast.raw(encode(0, fast.received, []))
     assert len(received(fast)) == 200
-    session = bench.engine.sessions.at(slow.route)
+    session = bench.engine.sessions.by_route.get(slow.route)
     assert session.outstanding < 1100
     assert read_until < slow.received
     slow.raw(encode(0, slow.received, []))  # now it has read everything

@@ -30,14 +30,14 @@ def delivered(peer: Peer) -> bytes:
 def turn_without_commit(bench: Bench, peer: Peer, *commands: Any) -> None:
     """Let the engine take a frame, as in a turn that commits nothing."""
     peer.sent += 1
-    bench.engine.begin(bench.now, bench.wall)
+    bench.engine.now, bench.engine.wall = bench.now, bench.wall
     bench.engine.receive(peer.route, encode(peer.sent, peer.received, commands))
     bench.engine.finish()
 
 
 def told(bench: Bench, peer: Peer) -> int:
     """Return the last frame of *peer* that the broker tells it to have."""
-    session = bench.engine.sessions.at(peer.route)
+    session = bench.engine.sessions.by_route.get(peer.route)
     assert session is not None
     return session.told
 
@@ -109,7 +109,7 @@ async def test_an_ack_alone_waits_a_tick_at_most(clock: VirtualClock, tmp_path: 
         engine, journal = broker._engine, broker._journal
 
         def turn(*frames: bytes) -> None:
-            engine.begin(clock.monotonic(), clock.time())
+            engine.now, engine.wall = clock.monotonic(), clock.time()
             for frame in frames:
                 engine.receive(b"worker", frame)
             engine.finish()
