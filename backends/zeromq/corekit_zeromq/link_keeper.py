@@ -113,6 +113,7 @@ class LinkKeeper:
                 linger = _FAREWELL
             self._link = None
             self._drop_link()
+            self._dropped()
             self._opened.cancel()
             if link is not None:
                 await link.finish(linger)

@@ -39,6 +39,12 @@ class _Subscription:
         #: Whether the GAP that the broker owes has been told already.
         self.gap_is_told = False
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the broker has refused to take it up again."""
+        answer = self.request.future
+        return self.epoch is not None and answer.done() and answer.exception() is not None
+
     def begin(self, session: Session, expected: int) -> None:
         """Take the broker's answer."""
         self.epoch = session.epoch
@@ -75,6 +81,7 @@ class PubSub:
                 # One that is being restored has no owner, and would be in the next session, too.
                 connection.requests.abandon(subscription.request)
                 connection.session.add([Op.UNSUBSCRIBE, channel])
+            self._subscriptions.clear()
         await self._client.close(linger=_CLOSING if connection is not None else 0.0)
 
     async def publish(self, channel: str, payload: bytes) -> None:
@@ -102,14 +109,16 @@ class PubSub:
     async def subscribe(self, channel: str) -> None:
         connection = self._client.connection
         subscription = self._subscriptions.get(channel)
+        if subscription is not None and subscription.is_refused:
+            # Since then nothing came, which was told as a gap: it begins anew.
+            self._forget(connection, channel, subscription)
+            subscription = None
         if subscription is None:
             subscription = self._subscriptions[channel] = _Subscription()
             begin = partial(subscription.begin, connection.session)
             subscription.request = connection.ask(self, Op.SUBSCRIBE, channel, None, 0, then=begin)
         elif subscription.epoch is not None:
             # It holds, or comes back by itself: what is missed until then is told as a gap.
-            if subscription.request.future.done():
-                subscription.request.future.result()
             subscription.taken = True
             return
         subscription.waiting += 1

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -67,8 +69,8 @@ async def test_subscribing_again_waits_for_no_session() -> None:
         await asyncio.wait_for(pub_sub.subscribe("c"), 5)
 
 
-async def test_subscribing_again_tells_of_a_refusal() -> None:
-    """What the broker has refused to restore does not hold."""
+async def test_subscribing_again_after_a_refusal_begins_anew() -> None:
+    """What the broker has refused to restore does not hold, until it is asked again and agrees."""
     async with FakeBroker() as fake, opened(PubSub, fake.url, told := Receiver()) as pub_sub:
         await pub_sub.subscribe("c")
         fake.scripts[Op.SUBSCRIBE] = lambda command: [
@@ -78,6 +80,10 @@ async def test_subscribing_again_tells_of_a_refusal() -> None:
         await eventually(lambda: told.arrived == [None])
         with pytest.raises(BackendRefused):
             await pub_sub.subscribe("c")
+        fake.scripts[Op.SUBSCRIBE] = subscribed_at(5)
+        await pub_sub.subscribe("c")
+        await fake.say(messages("c", 5, [b"five"]))
+        await eventually(lambda: told.arrived == [None, b"five"])
 
 
 async def test_unsubscribing_overtakes() -> None:
@@ -91,25 +97,47 @@ async def test_unsubscribing_overtakes() -> None:
         await fake.heard(Op.UNSUBSCRIBE)
 
 
+@asynccontextmanager
+async def beside_a_cache(fake: FakeBroker) -> AsyncIterator[tuple[PubSub, Cache]]:
+    """Open a pub/sub with a subscription, and a cache on the same connection."""
+    context = make_context()
+    url = BackendURL.parse(fake.url)
+    pub_sub, cache = PubSub(url, context), Cache(url, context)
+    await cache.open()
+    await pub_sub.open(Receiver())
+    await pub_sub.subscribe("c")
+    yield pub_sub, cache
+    fake.answer(Op.CACHE_GET, [None])
+    await cache.space("s").get("key")
+    await cache.close()
+
+
 async def test_closing_leaves_no_subscription() -> None:
     """Nor one that is being restored, on a connection that others go on with."""
-    context = make_context()
     async with FakeBroker() as fake:
-        url = BackendURL.parse(fake.url)
-        pub_sub, cache = PubSub(url, context), Cache(url, context)
-        await cache.open()
-        await pub_sub.open(Receiver())
-        await pub_sub.subscribe("c")
-        del fake.scripts[Op.SUBSCRIBE]
-        await lose_session(fake)
-        await pub_sub.close()
-        fake.said.clear()
-        await fake.say([Reply.UNKNOWN], number=0)
-        await eventually(lambda: len(fake.hellos) == 3)
-        fake.answer(Op.CACHE_GET, [None])
-        await cache.space("s").get("key")
+        async with beside_a_cache(fake) as (pub_sub, _):
+            del fake.scripts[Op.SUBSCRIBE]
+            await lose_session(fake)
+            await pub_sub.close()
+            fake.said.clear()
+            await fake.say([Reply.UNKNOWN], number=0)
+            await eventually(lambda: len(fake.hellos) == 3)
         assert fake.commands(Op.SUBSCRIBE) == []
-        await cache.close()
+
+
+async def test_what_closes_is_not_restored() -> None:
+    """Also if the session is lost while what was published last is on its way."""
+    async with FakeBroker() as fake:
+        async with beside_a_cache(fake) as (pub_sub, _):
+            fake.confirming = False
+            closing = asyncio.create_task(pub_sub.close())
+            await fake.heard(Op.UNSUBSCRIBE)
+            fake.said.clear()
+            await fake.say([Reply.UNKNOWN], number=0)
+            await eventually(lambda: len(fake.hellos) == 2)
+            fake.confirming = True
+            await asyncio.wait_for(closing, 5)
+        assert fake.commands(Op.SUBSCRIBE) == []
 
 
 async def test_a_welcome_of_a_link_that_has_ended_greets_no_other() -> None:
@@ -133,3 +161,25 @@ async def test_a_welcome_of_a_link_that_has_ended_greets_no_other() -> None:
         await eventually(lambda: not connection.dispatcher._backlog)
         assert not connection.link.is_up
         assert connection.link._link is None
+
+
+async def test_a_closed_link_is_not_accepted() -> None:
+    """A WELCOME that waits behind messages when the connection closes starts nothing."""
+    async with FakeBroker() as fake, opened(PubSub, fake.url, told := Receiver()) as pub_sub:
+        await pub_sub.subscribe("c")
+        connection = pub_sub._client.connection
+        fake.scripts[Op.HELLO] = lambda _: None
+        fake.resumes = True
+        closing: list[asyncio.Task[None]] = []
+
+        def end(*_: object) -> None:
+            if not closing:
+                closing.append(asyncio.create_task(connection.close()))
+
+        told.messages = end  # type: ignore[method-assign]
+        (welcome,) = fake.welcome([])
+        await fake.say(messages("c", 1, [b"1"] * MESSAGES_PER_TURN * 5), welcome)
+        await eventually(lambda: closing)
+        await closing[0]
+        assert not connection.link.is_up
+        assert connection.link._ticker is None

@@ -134,19 +134,25 @@ class Journal:
             or len(fresh.deletes) >= _MOST_REMOVALS
         )
 
-    def commit(self) -> None:
-        """Make everything collected durable."""
+    def commit(self) -> bool:
+        """Make everything collected durable; return whether that took a checkpoint."""
         if not self.pending:
-            return
-        self._fresh.counts = {row[-1]: row for row in (queue.counts() for queue in self._changed)}
-        self._changed.clear()
+            return False
+        self._take_counts()
         last = self._fresh.last
-        if self.appends and self._log.append(self._fresh.record()):
+        appended = self.appends and self._log.append(self._fresh.record())
+        if appended:
             self._logged.absorb(self._fresh)
         else:
             self.checkpoint()
         self.commits += 1
         self.last = max(self.last, last)
+        return not appended
+
+    def _take_counts(self) -> None:
+        for row in (queue.counts() for queue in self._changed):
+            self._fresh.counts[row[-1]] = row
+        self._changed.clear()
 
     @property
     def appends(self) -> bool:
@@ -161,6 +167,7 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Make everything durable in the database, and begin the log anew."""
+        self._take_counts()
         db = self.writer()
         self._logged.write_states(db)
         salt = None

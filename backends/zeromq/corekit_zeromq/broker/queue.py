@@ -137,6 +137,11 @@ class Queue:
     # -- messages go out
 
     @property
+    def is_attended(self) -> bool:
+        """Whether there are consumers that may get messages."""
+        return bool(self._ring)
+
+    @property
     def dispatchable(self) -> bool:
         """Whether there are both messages and consumers that may get them."""
         return bool(self._ring and (self._ready or self._backlog or self._returned))

@@ -304,13 +304,13 @@ class Queues:
                 break
             del self._active[queue]
             queue.promote(scaled)
-            self._watch(queue, scaled)
+            overdue = self._watch(queue, scaled)
             count = queue.dispatch(min(_QUANTUM, left), self._epoch, self._delivery, touched)
             self._delivery += count
             left -= count
             if count:
                 self._dispatched.append(queue)
-            if queue.dispatchable:
+            if queue.dispatchable or (overdue and queue.is_attended):
                 self._active[queue] = None
         return touched
 
@@ -328,13 +328,16 @@ class Queues:
         """Whether `dispatch` has more to do."""
         return bool(self._active) and not self.held_back
 
-    def _watch(self, queue: Queue, scaled: float) -> None:
+    def _watch(self, queue: Queue, scaled: float) -> bool:
+        """Return whether more is due than there was room for in memory, or see to it later."""
         due = queue.next_due()
-        # What is due already waits for room in memory: the next dispatch looks at it.
-        if due is not None and due > scaled and (queue.alarm is None or due < queue.alarm):
+        if due is None:
+            return False
+        if due > scaled and (queue.alarm is None or due < queue.alarm):
             queue.alarm = due
             self._alarm_number += 1
             heappush(self._alarms, (due, self._alarm_number, queue))
+        return due <= scaled
 
     def next_alarm(self) -> float | None:
         """Return when `wake` has something to do, on the monotonic scale; None for never."""

@@ -66,7 +66,7 @@ class Turns:
         self._thread = ThreadPoolExecutor(1, "journal")
         #: A checkpoint may take many times as long as what goes into the log before and after it.
         self._appending, self._checkpointing = _Pace(), _Pace()
-        self._committing: asyncio.Future[None] | None = None
+        self._committing: asyncio.Future[bool] | None = None
         self._is_due = False
         self._tick_is_due = False
         self._ended = False
@@ -157,13 +157,13 @@ class Turns:
             engine.finish()
             if not (self._journal.urgent or (is_due and self._journal.pending)):
                 self._send()
-            elif (pace := self._pace()).seconds <= _INLINE:
+            elif self._pace(checkpoint=not self._journal.appends).seconds <= _INLINE:
                 begun = self._clock.monotonic()
-                self._journal.commit()
-                pace.add(self._clock.monotonic() - begun)
+                checkpoint = self._journal.commit()
+                self._pace(checkpoint=checkpoint).add(self._clock.monotonic() - begun)
                 self._send()
             else:
-                self._commit_in_thread(pace)
+                self._commit_in_thread()
                 return
             self._end(more=more)
         except Exception as error:  # noqa: BLE001 - half a turn was done, whatever it was
@@ -177,21 +177,21 @@ class Turns:
         if not self._engine.pass_on():
             self._send()
 
-    def _pace(self) -> _Pace:
-        return self._appending if self._journal.appends else self._checkpointing
+    def _pace(self, *, checkpoint: bool) -> _Pace:
+        return self._checkpointing if checkpoint else self._appending
 
-    def _commit_in_thread(self, pace: _Pace) -> None:
+    def _commit_in_thread(self) -> None:
         """Commit while the loop goes on: no turn is taken meanwhile, but time passes."""
         self._transport.ignore()
         begun = self._clock.monotonic()
         self._committing = self._loop.run_in_executor(self._thread, self._journal.commit)
 
-        def committed(commit: asyncio.Future[None]) -> None:
+        def committed(commit: asyncio.Future[bool]) -> None:
             self._committing = None
             try:
-                commit.result()
+                checkpoint = commit.result()
                 seconds = self._clock.monotonic() - begun
-                pace.add(seconds)
+                self._pace(checkpoint=checkpoint).add(seconds)
                 self._go_on(seconds)
             except Exception as error:  # noqa: BLE001 - as above
                 self._fail(error)
@@ -209,7 +209,8 @@ class Turns:
 
     def _end(self, *, more: bool) -> None:
         """Prepare the next turn, and see to it that it comes when there is something to do."""
-        self._engine.queues.read_ahead()
+        if not self._engine.closing:
+            self._engine.queues.read_ahead()
         if more or self._engine.queues.busy or self._transport.readable():
             self.wake()
             return

@@ -61,6 +61,21 @@ def test_settings_are_those_that_were_asked_for(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_checkpoint_keeps_the_counts(tmp_path: Path) -> None:
+    """How the queues are left goes with what was done to them, also without a commit before."""
+    bench = Bench(tmp_path)
+    bench.peer().publish("m0")
+    queue = bench.engine.queues.queue("q")
+    assert queue is not None
+    queue.dead = 7
+    bench.journal.count(queue)
+    bench.journal.checkpoint()
+    bench.journal.close()
+    journal = Journal(tmp_path)
+    assert [row.dead for row in journal.channels.rows()] == [7]
+    journal.close()
+
+
 def test_a_log_cut_anywhere_loses_its_end_only(tmp_path: Path) -> None:
     """Whatever length of the log survived: exactly the commits that fit into it are there."""
     directory = tmp_path / "live"

@@ -11,7 +11,7 @@ from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.limits import Limits
 from corekit_zeromq.broker.records import Message
 from corekit_zeromq.broker.schedule import Schedule
-from corekit_zeromq.protocol import Op
+from corekit_zeromq.protocol import Op, Reply
 
 from .peer import WALL, Bench
 
@@ -128,3 +128,18 @@ def test_what_is_in_flight_comes_once_after_a_purge(bench: Bench) -> None:
     peer.inbox.clear()
     bench.wait(1)
     assert [one[1] for command in peer.inbox for one in command[2]] == ["new"]
+
+
+def test_what_is_due_at_once_comes_in_turns(tmp_path: Path) -> None:
+    """More than memory has room for is handed out to the end, without anything else happening."""
+    bench = Bench(tmp_path, window_count=1)
+    peer = bench.peer()
+    for n in range(40):
+        peer.publish(f"m{n}", delay=1)
+    peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1000])
+    bench.wait(2)
+    while bench.engine.queues.busy:
+        bench.turn()
+    batches = [command[2] for command in peer.inbox if command[0] == Reply.DELIVERIES]
+    assert [one[1] for batch in batches for one in batch] == [f"m{n}" for n in range(40)]
+    bench.journal.close()

@@ -194,3 +194,45 @@ async def test_reading_ahead_follows_what_is_sent(tmp_path: Path) -> None:
     (delivered,) = wire.commands[b"a"]
     assert [one[1] for one in delivered[2]] == ["m3", "m4", "m5", "m6"]
     await turns.close()
+
+
+async def test_a_full_log_does_not_make_the_log_slow(tmp_path: Path) -> None:
+    """A checkpoint that comes because the log is full counts as one, however it was begun."""
+    bench = Bench(tmp_path)
+    wire, turns = await connected(bench)
+    checkpoints: list[float] = []
+    checkpoint = bench.journal.checkpoint
+
+    def noted() -> None:
+        checkpoints.append(turns._appending.seconds)
+        checkpoint()
+
+    bench.journal.checkpoint = noted  # type: ignore[method-assign]
+    number = 0
+    while len(checkpoints) < 2:
+        number += 1
+        before = turns._checkpointing.seconds
+        wire.bring(b"a", number, [Op.QUEUE_PUBLISH, number, "q", [[f"i{number}", b"x" * 200_000]]])
+    assert turns._appending.seconds == checkpoints[-1]
+    assert turns._checkpointing.seconds != before
+    await turns.close()
+
+
+async def test_the_last_turn_leaves_counts_that_are_right(tmp_path: Path) -> None:
+    """A damaged message that comes next at the very end is counted as what it is."""
+    bench = Bench(tmp_path, window_count=4)
+    peer = bench.peer()
+    for n in range(20):
+        peer.publish(f"m{n}")
+    bench.journal.execute("UPDATE message SET crc=crc+1 WHERE id='m5'")
+    wire, turns = await connected(bench)
+    wire.bring(b"a", 1, [Op.CONSUME, 1, "q"])
+    # Read by the last turn.
+    wire.arrived.append((b"a", encode(2, 0, [[Op.CREDIT, 1, 4]])))
+    await turns.close()
+    bench.crash()
+    queue = bench.engine.queues.queue("q")
+    assert queue is not None
+    (rows,) = bench.journal.peek("SELECT count(*) FROM message").fetchone()
+    (dead,) = bench.journal.peek("SELECT count(*) FROM dead").fetchone()
+    assert (queue.messages, queue.dead) == (rows, dead)
