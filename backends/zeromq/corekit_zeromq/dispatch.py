@@ -97,7 +97,15 @@ class Dispatcher:
             if messages >= MESSAGES_PER_TURN:
                 self._next_turn = self._loop.call_soon(self._go_on)
                 return False
-            messages += self._handle(backlog.popleft())
+            command = backlog.popleft()
+            handler = self.handlers.get(command[0]) if type(command[0]) is int else None
+            if handler is None:
+                logger.debug("the broker says something unknown: %s", shown(command[0]))
+                continue
+            try:
+                messages += handler(command)
+            except Exception as error:  # noqa: BLE001 - whatever malformed content leads to
+                self._nonsense(f"malformed reply {shown(command[0])}: {error!r}")
         if messages < MESSAGES_PER_TURN:
             return True
         self._next_turn = self._loop.call_soon(self._go_on)
@@ -107,17 +115,6 @@ class Dispatcher:
         self._next_turn = None
         if self._hand_on():
             self._caught_up()
-
-    def _handle(self, command: Command) -> int:
-        handler = self.handlers.get(command[0]) if type(command[0]) is int else None
-        if handler is None:
-            logger.debug("the broker says something unknown: %s", shown(command[0]))
-            return 0
-        try:
-            return handler(command)
-        except Exception as error:  # noqa: BLE001 - whatever malformed content leads to
-            self._nonsense(f"malformed reply {shown(command[0])}: {error!r}")
-            return 0
 
     def forget(self, kind: int) -> None:
         """Forget the commands of a kind that were not handed on yet."""

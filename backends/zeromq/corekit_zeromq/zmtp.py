@@ -21,6 +21,7 @@ _OPENING_SIZE = 11
 
 _LONG, _COMMAND = 2, 4
 _LONG_HEADER = struct.Struct(">BQ")
+_LONG_SIZE = struct.Struct(">Q")
 
 _LONGEST_CONTEXT = 16
 
@@ -96,52 +97,48 @@ class Peer:
 
         Raises ForeignPeerError and OtherMechanismError; the connection is of no use then.
         """
-        if self._held:
-            self._parts.append(bytes(data))
-            self._held += len(data)
-            if self._held < self._wanted:
-                return []
-            data = b"".join(self._parts)
-            self._parts.clear()
-            self._held = 0
+        if self._held and not (data := self._joined(data)):
+            return []
         messages: list[bytes] = []
-        position = self._read(data, messages)
-        if position < len(data):
-            rest = data[position:] if position else data
-            self._parts.append(bytes(rest))
-            self._held = len(rest)
-        return messages
-
-    def _read(self, data: bytes | memoryview, messages: list[bytes]) -> int:
-        """Take what is whole in *data*; return where the rest begins."""
-        position, end = 0, len(data)
-        if not self._is_greeted:
-            position = self._greet(bytes(data[:_GREETING_SIZE]))
-            if not position:
-                return 0
+        position = 0 if self._is_greeted else self._greet(bytes(data[:_GREETING_SIZE]))
+        end = len(data) if self._is_greeted else 0
         while position < end:
-            begin = position + 2
-            if data[position] & _LONG:
-                begin = position + 9
+            head = data[position]
+            begin = position + (9 if head & _LONG else 2)
             self._wanted = begin - position
             if begin > end:
                 break
-            size = int.from_bytes(data[position + 1 : begin], "big")
+            size = (
+                _LONG_SIZE.unpack_from(data, position + 1)[0] if head & _LONG else data[begin - 1]
+            )
             if size > self.largest:
                 raise ForeignPeerError(f"a frame of {size} bytes")
             self._wanted += size
             stop = begin + size
             if stop > end:
                 break
-            flags = data[position] & ~_LONG
-            if flags == 0 and self.is_ready:
+            if self.is_ready and not head & ~_LONG:
                 messages.append(bytes(data[begin:stop]))
-            elif flags == _COMMAND:
+            elif head & ~_LONG == _COMMAND:
                 self._obey(bytes(data[begin:stop]))
             else:
-                raise ForeignPeerError(f"a frame with flags {flags}")
+                raise ForeignPeerError(f"a frame with flags {head & ~_LONG}")
             position = stop
-        return position
+        if position < len(data):
+            self._parts.append(bytes(data[position:]))
+            self._held = len(data) - position
+        return messages
+
+    def _joined(self, data: bytes | memoryview) -> bytes:
+        """Return what was held back with *data* behind it; nothing while that is too little."""
+        self._parts.append(bytes(data))
+        self._held += len(data)
+        if self._held < self._wanted:
+            return b""
+        whole = b"".join(self._parts)
+        self._parts.clear()
+        self._held = 0
+        return whole
 
     def _greet(self, data: bytes) -> int:
         """Return where the greeting ends, 0 if it has not come to its end."""

@@ -43,7 +43,10 @@ _FAREWELL = 0.5
 
 
 class _Connection(asyncio.BufferedProtocol):
-    """A client that has connected. `is_full`: no more should be sent for now."""
+    """A client that has connected.
+
+    `is_full`: no more should be sent for now. `backlog`: bytes that came and were not received yet.
+    """
 
     def __init__(self, owner: PlainTransport, route: bytes) -> None:
         self.route = route
@@ -51,22 +54,15 @@ class _Connection(asyncio.BufferedProtocol):
         self._owner = owner
         self._router = Router(_FIRST)
         self.transport: asyncio.Transport
-        self._backlog = 0
+        self.backlog = 0
         self._silence = 0
 
     def __repr__(self) -> str:
-        return f"<_Connection {self._router!r} backlog={self._backlog} silence={self._silence}>"
-
-    def received(self, data: bytes) -> None:
-        """Take note that *data* waits no more."""
-        before = self._backlog
-        self._backlog -= len(data) + _OVERHEAD
-        if self._backlog <= _BACKLOG // 2 < before:
-            self.transport.resume_reading()
+        return f"<_Connection {self._router!r} backlog={self.backlog} silence={self._silence}>"
 
     def look(self) -> None:
         """End the connection if it was silent for long; called every few seconds."""
-        if self._backlog < _BACKLOG:
+        if self.backlog < _BACKLOG:
             self._silence += 1
         if self._silence > _SILENT:
             self.transport.abort()
@@ -108,8 +104,8 @@ class _Connection(asyncio.BufferedProtocol):
             self._silence = 0
         if frames:
             router.largest = self._owner.largest
-            self._backlog += sum(map(len, frames)) + _OVERHEAD * len(frames)
-            if self._backlog > _BACKLOG:
+            self.backlog += sum(map(len, frames)) + _OVERHEAD * len(frames)
+            if self.backlog > _BACKLOG:
                 self.transport.pause_reading()
             self._owner.arrived(self, frames)
 
@@ -228,7 +224,10 @@ class PlainTransport:
         if not self._arrived:
             return None
         connection, data = self._arrived.popleft()
-        connection.received(data)
+        before = connection.backlog
+        connection.backlog = left = before - len(data) - _OVERHEAD
+        if left <= _BACKLOG // 2 < before:
+            connection.transport.resume_reading()
         # In half the time of its own constructor.
         return tuple.__new__(Arrival, (connection.route, data, ""))
 
