@@ -1,7 +1,7 @@
 """The broker without I/O: frames come in, frames come out, changes go to the journal.
 
-A turn is `begin`, any number of `receive`, and `finish`. What is to be sent after it may leave only
-when the journal has committed.
+In a turn `now` and `wall` are set, `receive` is called any number of times, and `finish`. What is
+to be sent after it may leave only when the journal has committed.
 """
 
 from __future__ import annotations
@@ -286,15 +286,8 @@ class Engine:
             self._reply(route, 0, (Reply.REFUSED, error.code, str(error)))
             return
         if version != VERSION:
-            self._reply(
-                route,
-                0,
-                (
-                    Reply.REFUSED,
-                    "version_mismatch",
-                    f"the broker speaks version {VERSION} of the protocol, the client {version}",
-                ),
-            )
+            text = f"the broker speaks version {VERSION} of the protocol, the client {version}"
+            self._reply(route, 0, (Reply.REFUSED, "version_mismatch", text))
             return
         session = self.sessions.find(id_, secret, user)
         if (

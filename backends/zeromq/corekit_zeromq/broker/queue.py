@@ -156,7 +156,7 @@ class Queue:
                 self._read_ready(count - len(taken))
             if self._returned and (not self._ready or self._returned[0][0] < self._ready[0].seq):
                 seq, timed = heappop(self._returned)
-                message = self._journal.message(place_of(self.id, seq, timed=timed))
+                message = self._journal.messages.one(place_of(self.id, seq, timed=timed))
                 if message is None:
                     self._bury_damaged(seq)
                     continue
@@ -192,7 +192,7 @@ class Queue:
         size = self._limits.window_bytes - self._window
         if self._memory.left < size:
             count = min(count, wanted)
-        messages, damaged, last = self._journal.ready(self.id, self._cursor, count, size)
+        messages, damaged, last = self._journal.messages.ready(self.id, self._cursor, count, size)
         if last == self._cursor:
             logger.error("queue %r: %d messages are not in the journal", self.name, self._backlog)
             self._backlog = 0
@@ -215,7 +215,7 @@ class Queue:
             self._bury_damaged(seq)
 
     def _bury_damaged(self, seq: int) -> None:
-        head = self._journal.head(self.id, seq)
+        head = self._journal.messages.head(self.id, seq)
         logger.error("queue %r: message %d is damaged, and becomes a dead letter", self.name, seq)
         if head is not None:
             place = place_of(self.id, seq, timed=head.timed)
@@ -326,7 +326,7 @@ class Queue:
         claim = read_token(token)
         if claim is None or claim.epoch == epoch:
             return None
-        head = self._journal.head(self.id, claim.seq)
+        head = self._journal.messages.head(self.id, claim.seq)
         if head is None or head[1:3] != (claim.attempts, claim.deaths):
             return None
         if not self._withdraw(claim.seq, head):

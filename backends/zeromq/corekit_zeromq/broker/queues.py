@@ -76,7 +76,7 @@ class Queues:
         for row in self._journal.channels.rows():
             queue = self._queues[row.name] = Queue(row, self._journal, self._limits, self._memory)
             if row.timed and set_back:
-                self._journal.clamp_due(row.id, wall)
+                self._journal.messages.clamp_due(row.id, wall)
             queue.used_at = now
 
     def queue(self, name: str) -> Queue | None:
@@ -91,7 +91,7 @@ class Queues:
     def oldest_age(self, wall: float, name: str) -> float:
         """Return how long the first message of the queue has been there, in seconds."""
         queue = self._queues[name]
-        at = self._journal.oldest(queue.id) if queue.messages else None
+        at = self._journal.messages.oldest(queue.id) if queue.messages else None
         return 0.0 if at is None else max(0.0, wall - at)
 
     def _open(self, name: str, now: float) -> Queue:

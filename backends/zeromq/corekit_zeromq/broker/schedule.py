@@ -61,7 +61,7 @@ class Schedule:
 
     def _read(self) -> None:
         # There was nothing in memory, and the rows are in order: that is a heap.
-        rows = self._journal.timed(self._channel, self._horizon, self._most)
+        rows = self._journal.messages.timed(self._channel, self._horizon, self._most)
         for due, seq, _ in rows:
             if seq in self.aside:
                 del self.aside[seq]
@@ -96,6 +96,6 @@ class Schedule:
         """Count the messages whose time has not come at *now*."""
         overdue = sum(due <= now for due, _ in self._first)
         if self._horizon[0] <= now:
-            overdue += self._journal.count_due(self._channel, self._horizon, now)
+            overdue += self._journal.messages.count_due(self._channel, self._horizon, now)
             overdue -= sum(due <= now for due in self.aside.values())
         return self.waiting - overdue

@@ -179,7 +179,7 @@ async def test_reading_ahead_follows_what_is_sent(tmp_path: Path) -> None:
     for n in range(20):
         peer.publish(f"m{n}")
     wire, turns = await connected(bench)
-    ready, sent = bench.journal.ready, list[bool]()
+    ready, sent = bench.journal.messages.ready, list[bool]()
 
     def noted(*arguments: Any) -> Any:
         sent.append(bool(wire.commands[b"a"]))
@@ -188,7 +188,7 @@ async def test_reading_ahead_follows_what_is_sent(tmp_path: Path) -> None:
     wire.bring(b"a", 1, [Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 3])
     await eventually(lambda: wire.commands[b"a"])
     wire.commands[b"a"].clear()
-    bench.journal.ready = noted  # type: ignore[method-assign]
+    bench.journal.messages.ready = noted  # type: ignore[method-assign]
     wire.bring(b"a", 2, [Op.CREDIT, 1, 4])
     assert sent == [True]
     (delivered,) = wire.commands[b"a"]

@@ -82,7 +82,7 @@ class Model:
         found: list[Message] = []
         after = 0
         while True:
-            messages, damaged, last = self.journal.ready(channel, after, count, size)
+            messages, damaged, last = self.journal.messages.ready(channel, after, count, size)
             assert damaged == []
             if last == after:
                 assert messages == []
