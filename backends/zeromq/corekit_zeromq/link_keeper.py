@@ -107,13 +107,11 @@ class LinkKeeper:
         try:
             await self._tasks.close()
         finally:
-            link, linger = self._link, 0.0
+            linger = 0.0
             if self.is_up:
                 farewell()
                 linger = _FAREWELL
-            self._link = None
-            self._drop_link()
-            self._dropped()
+            link = self._let_go()
             self._opened.cancel()
             if link is not None:
                 await link.finish(linger)
@@ -225,6 +223,12 @@ class LinkKeeper:
             self.end(self._described(self._link))
 
     def _drop_link(self) -> None:
+        link = self._let_go()
+        if link is not None:
+            link.close()
+
+    def _let_go(self) -> Link | None:
+        """Have no link any more; return the one that there was, to be closed."""
         if self.is_up:
             self.is_up = False
             self._down_since = self._clock.monotonic()
@@ -232,10 +236,10 @@ class LinkKeeper:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        link, self._link = self._link, None
+        if link is not None:
             self._dropped()
+        return link
 
     def _report_absence(self) -> None:
         away = self._clock.monotonic() - self._down_since

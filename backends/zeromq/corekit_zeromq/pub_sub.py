@@ -77,11 +77,9 @@ class PubSub:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.leave(self)
-            for channel, subscription in self._subscriptions.items():
-                # One that is being restored has no owner, and would be in the next session, too.
-                connection.requests.abandon(subscription.request)
-                connection.session.add([Op.UNSUBSCRIBE, channel])
-            self._subscriptions.clear()
+            # One that is being restored has no owner, and would be in the next session, too.
+            for channel, subscription in list(self._subscriptions.items()):
+                self._forget(connection, channel, subscription)
         await self._client.close(linger=_CLOSING if connection is not None else 0.0)
 
     async def publish(self, channel: str, payload: bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -140,23 +140,29 @@ async def test_what_closes_is_not_restored() -> None:
         assert fake.commands(Op.SUBSCRIBE) == []
 
 
+async def say_welcome_late(
+    fake: FakeBroker, told: Receiver, meanwhile: Callable[..., object]
+) -> None:
+    """Say WELCOME behind more messages than a turn hands on, each time to *meanwhile*."""
+    fake.scripts[Op.HELLO] = lambda _: None
+    fake.resumes = True
+    told.messages = meanwhile  # type: ignore[method-assign]
+    (welcome,) = fake.welcome([])
+    await fake.say(messages("c", 1, [b"1"] * MESSAGES_PER_TURN * 5), welcome)
+
+
 async def test_a_welcome_of_a_link_that_has_ended_greets_no_other() -> None:
     """It may have waited behind messages: the link that it accepted is not there any more."""
     async with FakeBroker() as fake, opened(PubSub, fake.url, told := Receiver()) as pub_sub:
         await pub_sub.subscribe("c")
         connection = pub_sub._client.connection
-        fake.scripts[Op.HELLO] = lambda _: None
-        fake.resumes = True
-        first, second = [b"1"] * MESSAGES_PER_TURN, [b"2"]
         heard = asyncio.Event()
 
         def end(*_: object) -> None:
             heard.set()
             connection.link.end(BackendUnavailable("lost"))
 
-        told.messages = end  # type: ignore[method-assign]
-        (welcome,) = fake.welcome([])
-        await fake.say(messages("c", 1, first + second), welcome)
+        await say_welcome_late(fake, told, end)
         await asyncio.wait_for(heard.wait(), 5)
         await eventually(lambda: not connection.dispatcher._backlog)
         assert not connection.link.is_up
@@ -168,17 +174,13 @@ async def test_a_closed_link_is_not_accepted() -> None:
     async with FakeBroker() as fake, opened(PubSub, fake.url, told := Receiver()) as pub_sub:
         await pub_sub.subscribe("c")
         connection = pub_sub._client.connection
-        fake.scripts[Op.HELLO] = lambda _: None
-        fake.resumes = True
         closing: list[asyncio.Task[None]] = []
 
         def end(*_: object) -> None:
             if not closing:
                 closing.append(asyncio.create_task(connection.close()))
 
-        told.messages = end  # type: ignore[method-assign]
-        (welcome,) = fake.welcome([])
-        await fake.say(messages("c", 1, [b"1"] * MESSAGES_PER_TURN * 5), welcome)
+        await say_welcome_late(fake, told, end)
         await eventually(lambda: closing)
         await closing[0]
         assert not connection.link.is_up

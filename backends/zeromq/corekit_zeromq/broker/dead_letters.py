@@ -62,7 +62,7 @@ class DeadLetters:
             "WHERE place>>45=? AND id=? ORDER BY place",
             (channel, id),
         ).fetchone()
-        if row is None or checksum(row[0] & LAST_SEQ, id, row[1]) != row[3]:
+        if row is None or checksum(row[0] & LAST_SEQ, id.encode(), row[1]) != row[3]:
             return None
         db.execute("DELETE FROM dead WHERE place=?", (row[0],))
         return row[1], row[2]

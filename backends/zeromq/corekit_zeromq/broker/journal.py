@@ -241,7 +241,8 @@ class Journal:
             raise sqlite3.DataError(f"message {seq} is more than a journal can hold")
         fresh, place = self._fresh, place_of(channel, seq, timed=timed)
         fresh.inserts[place] = (
-            place, id_, due, delay, attempts, deaths, published_at, checksum(seq, id_, body), body
+            place, id_, due, delay, attempts, deaths, published_at,
+            checksum(seq, id_.encode(), body), body,
         )  # fmt: skip
         fresh.ids.setdefault(name, []).append(id_)
         fresh.published_at = wall

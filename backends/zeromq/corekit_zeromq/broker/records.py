@@ -102,7 +102,7 @@ def restored(
         and 0 <= attempts < _MOST
         and 0 <= deaths < _MOST
         and type(published_at) is float
-        and crc32(body, crc32(b"%d %s" % (seq, id_))) == crc
+        and checksum(seq, id_, body) == crc
     ):
         text = id_.decode(errors="replace")
         timed = place & TIMED != 0
@@ -111,6 +111,6 @@ def restored(
     return None
 
 
-def checksum(seq: int, id: str, body: bytes) -> int:  # noqa: A002 - the message's id
+def checksum(seq: int, id: bytes, body: bytes) -> int:  # noqa: A002 - the message's id
     """Return the crc32 of what never changes in a message."""
-    return crc32(body, crc32(b"%d %s" % (seq, id.encode())))
+    return crc32(body, crc32(b"%d %s" % (seq, id)))

@@ -167,12 +167,11 @@ class Session:
         if not outbox:
             return
         self.outbox = []
-        small = sum(map(len, outbox)) <= _FRAME
-        for commands in [outbox] if small else _parts(outbox):
+        whole = sum(map(len, outbox))
+        for commands, size in [(outbox, whole)] if whole <= _FRAME else _parts(outbox):
             self.sent += 1
             # In half the time of its own constructor.
-            frame = tuple.__new__(Frame, (self.sent, commands, sum(map(len, commands))))
-            self.unacknowledged.append(frame)
+            self.unacknowledged.append(tuple.__new__(Frame, (self.sent, commands, size)))
 
     def untransmitted(self) -> Iterator[tuple[int, bytes]]:
         """Return number and encoding of each frame that the present connection was not given."""
@@ -194,17 +193,17 @@ class Session:
         return True
 
 
-def _parts(commands: list[bytes]) -> Iterator[list[bytes]]:
-    """Yield *commands* in parts that fit into a frame each."""
+def _parts(commands: list[bytes]) -> Iterator[tuple[list[bytes], int]]:
+    """Yield *commands* in parts that fit into a frame each, and their sizes."""
     part: list[bytes] = []
     size = 0
     for command in commands:
         if part and size + len(command) > _FRAME:
-            yield part
+            yield part, size
             part, size = [], 0
         part.append(command)
         size += len(command)
-    yield part
+    yield part, size
 
 
 def encode_frame(number: int, received: int, commands: list[bytes]) -> bytes:

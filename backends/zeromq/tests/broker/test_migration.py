@@ -71,7 +71,7 @@ def old_journal(path: Path, *, count: int = 50) -> None:
     for seq in range(1, 3 * count + 1):
         channel = (Q, OTHER, PURGED)[seq % 3]
         id_, body = f"m{seq}", b"body %d" % seq
-        row = (seq, channel, id_, 0, 0, WALL, checksum(seq, id_, body), body)
+        row = (seq, channel, id_, 0, 0, WALL, checksum(seq, id_.encode(), body), body)
         if channel == Q and seq % 5 == 0:
             timed += 1
             due = WALL + 100 - seq / 10
@@ -81,7 +81,7 @@ def old_journal(path: Path, *, count: int = 50) -> None:
         queued[channel] += 1
     for seq in (1000, 1001):
         id_, body = f"m{seq}", b"dead"
-        crc = checksum(seq, id_, body)
+        crc = checksum(seq, id_.encode(), body)
         db.execute(
             "INSERT INTO dead VALUES (?,?,?,3,'error',?,?,?,?)",
             (seq, Q, id_, WALL, WALL, crc, body),

@@ -90,6 +90,15 @@ async def connected(bench: Bench) -> tuple[Wire, Turns]:
     return wire, turns
 
 
+def deep(directory: Path, window_count: int) -> Bench:
+    """Return a bench in whose queue 20 messages wait, of which few are to be in memory."""
+    bench = Bench(directory, window_count=window_count)
+    peer = bench.peer()
+    for n in range(20):
+        peer.publish(f"m{n}")
+    return bench
+
+
 async def test_nothing_leaves_before_it_is_on_disk(tmp_path: Path) -> None:
     """Nor what only follows from what is sent: the end of a client that does not read."""
     bench = Bench(tmp_path, replies=3000)
@@ -174,10 +183,7 @@ async def test_a_slow_checkpoint_leaves_the_log_to_the_loop(tmp_path: Path) -> N
 
 async def test_reading_ahead_follows_what_is_sent(tmp_path: Path) -> None:
     """The next messages are read when those before have left, so consumers need not wait for it."""
-    bench = Bench(tmp_path, window_count=8)
-    peer = bench.peer()
-    for n in range(20):
-        peer.publish(f"m{n}")
+    bench = deep(tmp_path, window_count=8)
     wire, turns = await connected(bench)
     ready, sent = bench.journal.messages.ready, list[bool]()
 
@@ -220,10 +226,7 @@ async def test_a_full_log_does_not_make_the_log_slow(tmp_path: Path) -> None:
 
 async def test_the_last_turn_leaves_counts_that_are_right(tmp_path: Path) -> None:
     """A damaged message that comes next at the very end is counted as what it is."""
-    bench = Bench(tmp_path, window_count=4)
-    peer = bench.peer()
-    for n in range(20):
-        peer.publish(f"m{n}")
+    bench = deep(tmp_path, window_count=4)
     bench.journal.execute("UPDATE message SET crc=crc+1 WHERE id='m5'")
     wire, turns = await connected(bench)
     wire.bring(b"a", 1, [Op.CONSUME, 1, "q"])
