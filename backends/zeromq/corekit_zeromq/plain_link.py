@@ -11,8 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from .buffers import BUFFER_SIZE, widen
 from .link import FRAMES_PER_TURN, Stage, Take
-from .zmtp import BUFFER_SIZE, Dealer, ForeignPeerError, OtherMechanismError, framed
+from .zmtp import Dealer, ForeignPeerError, OtherMechanismError, framed
 
 #: The largest frame that is taken, in bytes. The broker keeps limits of its own.
 _LARGEST = 1 << 30
@@ -89,6 +90,7 @@ class PlainLink(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self.stage = Stage.CONNECTED
+        widen(transport)
         self._transport.write(Dealer.opening)
 
     def get_buffer(self, sizehint: int) -> memoryview:

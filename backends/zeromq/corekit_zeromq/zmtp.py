@@ -25,10 +25,6 @@ _LONG_SIZE = struct.Struct(">Q")
 
 _LONGEST_CONTEXT = 16
 
-#: Where connections read to, in bytes. The same memory each time: asyncio would get as much anew
-#: for whatever comes, and the system's work for that takes longer than a small frame.
-BUFFER_SIZE = 256 * 1024
-
 
 class ForeignPeerError(Exception):
     """What came is not what such a socket without keys says."""

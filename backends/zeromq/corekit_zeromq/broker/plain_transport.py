@@ -14,8 +14,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
+from ..buffers import BUFFER_SIZE, widen
 from ..protocol import FRAME_ALLOWANCE
-from ..zmtp import BUFFER_SIZE, ForeignPeerError, OtherMechanismError, Router, framed
+from ..zmtp import ForeignPeerError, OtherMechanismError, Router, framed
 from .addresses import Endpoint, SocketFile, cannot_listen, for_this_user
 from .limits import KIB, MIB, Limits
 from .rate import RateLimit
@@ -78,6 +79,7 @@ class _Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=_FULL)
+        widen(transport)
         self.transport.get_extra_info("socket").setsockopt(
             socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1
         )

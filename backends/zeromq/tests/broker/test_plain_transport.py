@@ -16,6 +16,7 @@ from corekit_zeromq.broker.plain_transport import PlainTransport
 from corekit_zeromq.broker.rate import RateLimit
 from corekit_zeromq.link import Link
 from corekit_zeromq.plain_link import PlainLink
+from corekit_zeromq.session import FULL
 
 from corekit.testing import eventually
 
@@ -277,3 +278,19 @@ async def test_under_load_turns_are_shared() -> None:
         clients[0].link.send(b"nobody hears")
         await eventually(transport.readable)
         assert sum(turns) == 40
+
+
+async def test_a_full_frame_leaves_at_once(tmp_path: Path) -> None:
+    """Through the file system, too, the system takes two full frames that nobody reads yet."""
+    async with listening(f"ipc://{tmp_path}/s") as transport, Client(transport) as client:
+        client.link.send(b"here")
+        await eventually(transport.readable)
+        (connection,) = transport._connections.values()
+        assert isinstance(client.link, PlainLink)
+        assert client.link._transport is not None
+        # Without a pause nobody reads: this loop is the other side as well.
+        for _ in range(2):
+            client.link.send(bytes(FULL))
+            transport.send(connection.route, bytes(FULL))
+        assert client.link._transport.get_write_buffer_size() == 0
+        assert connection.transport.get_write_buffer_size() == 0
