@@ -32,6 +32,9 @@ from .workloads import WORKLOADS, matching
 #: What a full run measures of ours.
 _FULL_BACKENDS = ("memory://", "zmq://", "etcd://")
 
+#: And as one component only: a broker's socket in the file system.
+_FULL_PUB_SUB = "zmq+ipc://"
+
 _FILE_WIDTH = 180
 
 _Command = Callable[..., Any]
@@ -64,8 +67,8 @@ def _backend_options(command: _Command) -> _Command:
         "--backend",
         multiple=True,
         metavar="URL",
-        help="Measure all that it offers; repeat it to compare. zmq:// and etcd:// without an "
-        "address start a server of their own. Default: memory://.",
+        help="Measure all that it offers; repeat it to compare. zmq://, zmq+ipc:// and etcd:// "
+        "without an address start a server of their own. Default: memory://.",
     )(command)
 
 
@@ -163,6 +166,8 @@ def _plan(
     settings = Settings(**others)
     if full:
         backend = (*backend, *(url for url in _FULL_BACKENDS if url not in backend))
+        if _FULL_PUB_SUB not in (*backend, *by_component["pub_sub"]):
+            by_component["pub_sub"] = (*by_component["pub_sub"], _FULL_PUB_SUB)
     elif not backend and not chosen_peers and not any(by_component.values()):
         backend = ("memory://",)
     try:

@@ -75,6 +75,8 @@ class _Kind:
     version: Callable[[str], list[str]] = lambda program: [program, "--version"]
     environment: Callable[[Place], dict[str, str]] = lambda _: {}
     clean_up: Callable[[Place], list[str]] | None = field(default=None)
+    at: Callable[[Place], str] = lambda place: place.listen
+    """Where clients find it, behind the scheme."""
 
 
 def _on_path(name: str, *beside: str) -> str | None:
@@ -170,8 +172,30 @@ def _epmd_port(place: Place) -> int:
     return int(chosen.read_text(encoding="utf-8"))
 
 
-def _broker() -> str | None:
-    return sys.executable if find_spec("corekit_zeromq") else None
+def _broker_kind(scheme: str, at: Callable[[Place], str] = lambda place: place.listen) -> _Kind:
+    """Return our own broker, which clients are to find *at* one of its two addresses."""
+
+    def command(place: Place) -> list[str]:
+        # The port is looked at to see when it listens: it comes last.
+        addresses = (f"ipc://{place.data}/socket", f"tcp://{place.listen}")
+        return [
+            *(place.program, "-m", "corekit_zeromq", "--data", str(place.data / "broker")),
+            *(each for address in addresses for each in ("--listen", address)),
+        ]
+
+    return _Kind(
+        find=lambda: sys.executable if find_spec("corekit_zeromq") else None,
+        hint="pip install corekit-zeromq",
+        command=command,
+        scheme=scheme,
+        settings="queues: fsync before each confirmation",
+        version=lambda program: [
+            program,
+            "-c",
+            "from importlib.metadata import version; print(version('corekit-zeromq'))",
+        ],
+        at=at,
+    )
 
 
 SERVERS: dict[str, _Kind] = {
@@ -206,21 +230,8 @@ SERVERS: dict[str, _Kind] = {
         scheme="etcd",
         settings="one node, fsync before each reply",
     ),
-    "zmq": _Kind(
-        find=_broker,
-        hint="pip install corekit-zeromq",
-        command=lambda place: [
-            *(place.program, "-m", "corekit_zeromq"),
-            *("--listen", f"tcp://{place.listen}", "--data", str(place.data / "broker")),
-        ],
-        scheme="zmq",
-        settings="queues: fsync before each confirmation",
-        version=lambda program: [
-            program,
-            "-c",
-            "from importlib.metadata import version; print(version('corekit-zeromq'))",
-        ],
-    ),
+    "zmq": _broker_kind("zmq"),
+    "zmq, ipc": _broker_kind("zmq+ipc", lambda place: str(place.data / "socket")),
     "zmq proxy": _Kind(
         find=lambda: sys.executable if find_spec("zmq") else None,
         hint="pip install pyzmq",
@@ -282,7 +293,7 @@ def _started(kind: _Kind, program: str, directory: Path) -> Iterator[Server]:
         )
     try:
         _wait_until_it_listens(process, place.port, log)
-        url = f"{kind.scheme}://{place.listen}"
+        url = f"{kind.scheme}://{kind.at(place)}"
         yield Server(url, process.pid, f"{_version(kind, program, environment)}; {kind.settings}")
     finally:
         _end(process)

@@ -27,8 +27,13 @@ _TOLD = (
     Guarantee.FAIR,
 )
 
-#: Which server of ours stands behind a URL that names no address.
-_STARTED = {"zmq": "zmq", "etcd": "etcd"}
+#: Which server of ours stands behind a URL that names no address, and an address that its scheme
+#: allows: to ask for the guarantees, any will do, as nothing connects to it.
+_STARTED = {
+    "zmq": ("zmq", "127.0.0.1:1"),
+    "zmq+ipc": ("zmq, ipc", "/nowhere"),
+    "etcd": ("etcd", "127.0.0.1:1"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +65,16 @@ class Subject:
 def backend_subjects(backend: str, only: Component | None = None) -> list[Subject]:
     """Return a subject for each component that *backend*, a URL, offers, or for *only* that one.
 
-    `zmq://` and `etcd://` without an address mean a server that is started for the measurement.
+    `zmq://`, `zmq+ipc://` and `etcd://` without an address mean a server that is started for the
+    measurement.
     Raises ConfigurationError if *only*, or anything at all, is not offered.
     """
     url = BackendURL.parse(backend)
-    server = None if url.addresses or url.path else _STARTED.get(url.scheme)
-    if server is not None:
-        # To ask for the guarantees, any address will do: nothing connects to it.
-        url = BackendURL.parse(f"{url.scheme}://127.0.0.1:1")
+    server, address = _STARTED.get(url.scheme, (None, ""))
+    if url.addresses or url.path:
+        server = None
+    elif server is not None:
+        url = BackendURL.parse(f"{url.scheme}://{address}")
     discovery = discover({"corekit": memory})
     registry = discovery.adapters()
     context = AdapterContext("bench", f"bench-{os.getpid()}")

@@ -10,7 +10,7 @@ from ..results import CaseResult, Line, Results, curves
 from .quantities import shown, shown_ratio
 
 #: How corekit's own subjects are called in a full run.
-_MEMORY, _ZMQ, _ETCD = "memory://", "zmq://", "etcd://"
+_MEMORY, _ZMQ, _IPC, _ETCD = "memory://", "zmq://", "zmq+ipc://", "etcd://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,8 @@ _COMPARISONS = (
     _Comparison("the same", "pub_sub.throughput", _ZMQ, "redis-py"),
     _Comparison("the same", "pub_sub.throughput", _ZMQ, "aio-pika"),
     _Comparison("ZeroMQ: pub/sub, latency at rest", "pub_sub.latency", _ZMQ, "nats-py core", 1),
+    _Comparison("ZeroMQ, ipc: pub/sub", "pub_sub.throughput", _IPC, "nats-py core", 2),
+    _Comparison("ZeroMQ, ipc: latency at rest", "pub_sub.latency", _IPC, "nats-py core", 1),
     _Comparison("ZeroMQ: pub/sub, deliveries to 4", "pub_sub.fan_out", _ZMQ, "nats-py core"),
     _Comparison(_QUEUE, "queue.throughput", _ZMQ, "JetStream", 2),
     _Comparison("the same", "queue.throughput", _ZMQ, "JetStream, fsync"),
