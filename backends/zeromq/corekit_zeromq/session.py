@@ -145,7 +145,15 @@ class Session:
             self._commands.append(command)
             self._unencoded.append(command)
         payloads.append(payload)
-        return self.extend(len(payload) + OVERHEAD)
+        # `extend` itself, but for the call: it is taken for each message.
+        cost = len(payload) + OVERHEAD
+        self.room -= cost
+        frame = self._frame
+        frame.size = size = frame.size + cost
+        if size < self.full:
+            return False
+        self._close_frame()
+        return True
 
     def ack(self, consumer: int, token: bytes) -> int:
         """Let the delivery *token* be acknowledged; return its frame's number."""

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 
+from corekit.clock import SYSTEM_CLOCK, Clock
+
 from ..buffers import BUFFER_SIZE, widen
 from ..protocol import FRAME_ALLOWANCE
 from ..zmtp import ForeignPeerError, OtherMechanismError, Router, framed
@@ -125,7 +127,13 @@ class _Connection(asyncio.BufferedProtocol):
 class PlainTransport:
     """A `Transport`, for whoever reaches it."""
 
-    def __init__(self, listen: Sequence[Endpoint], limits: Limits, complaints: RateLimit) -> None:
+    def __init__(
+        self,
+        listen: Sequence[Endpoint],
+        limits: Limits,
+        complaints: RateLimit,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self.addresses: list[str] = []
         self.largest = limits.max_message + FRAME_ALLOWANCE
         #: Where all connections read to, one after the other.
@@ -141,7 +149,8 @@ class PlainTransport:
         self._arrived: deque[tuple[_Connection, bytes]] = deque()
         self._due: Callable[[], None] | None = None
         self._telling: asyncio.Handle | None = None
-        self._told_at = self._looked_at = self._loop.time()
+        self._now = clock.monotonic
+        self._told_at = self._looked_at = self._now()
         #: Resolved when the last connection has ended after `close`.
         self._emptied: asyncio.Future[None] = self._loop.create_future()
 
@@ -287,9 +296,9 @@ class PlainTransport:
         """
         if self._due is None or self._telling is not None:
             return
-        if self._loop.time() - self._told_at > _REST:
+        if self._now() - self._told_at > _REST:
             self._due()
-            self._told_at = self._loop.time()
+            self._told_at = self._now()
         else:
             self._telling = self._loop.call_soon(self._tell_now)
 
@@ -297,7 +306,7 @@ class PlainTransport:
         self._telling = None
         if self._due is not None:
             self._due()
-            self._told_at = self._loop.time()
+            self._told_at = self._now()
 
 
 @contextlib.contextmanager

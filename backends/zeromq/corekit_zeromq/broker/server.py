@@ -150,7 +150,7 @@ class Broker:
 
     def _make_transport(self, listen: Sequence[Endpoint]) -> Transport:
         if self._authenticator is None:
-            return PlainTransport(listen, self._limits, self._engine.complaints)
+            return PlainTransport(listen, self._limits, self._engine.complaints, self._clock)
         # libzmq's socket; only encrypted connections need it.
         from .curve_transport import CurveTransport
 
