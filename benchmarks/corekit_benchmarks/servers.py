@@ -50,6 +50,11 @@ class Place:
         """The address to listen on."""
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def socket(self) -> str:
+        """The path of a socket to listen on."""
+        return str(self.data / "socket")
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -177,7 +182,7 @@ def _broker_kind(scheme: str, at: Callable[[Place], str] = lambda place: place.l
 
     def command(place: Place) -> list[str]:
         # The port is looked at to see when it listens: it comes last.
-        addresses = (f"ipc://{place.data}/socket", f"tcp://{place.listen}")
+        addresses = (f"ipc://{place.socket}", f"tcp://{place.listen}")
         return [
             *(place.program, "-m", "corekit_zeromq", "--data", str(place.data / "broker")),
             *(each for address in addresses for each in ("--listen", address)),
@@ -231,7 +236,7 @@ SERVERS: dict[str, _Kind] = {
         settings="one node, fsync before each reply",
     ),
     "zmq": _broker_kind("zmq"),
-    "zmq, ipc": _broker_kind("zmq+ipc", lambda place: str(place.data / "socket")),
+    "zmq, ipc": _broker_kind("zmq+ipc", lambda place: place.socket),
     "zmq proxy": _Kind(
         find=lambda: sys.executable if find_spec("zmq") else None,
         hint="pip install pyzmq",
