@@ -14,12 +14,11 @@ from typing import Any
 from corekit.errors import BackendError, CorekitError, InvalidArgument, SerializationError
 
 from .. import protocol
-from ..process_identity import ProcessIdentity, read_claim
-from ..protocol import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES, MAGIC, VERSION, Op, Reply
-from . import fields
+from ..protocol import ACKNOWLEDGE_BYTES, ACKNOWLEDGE_FRAMES, Reply
 from .cache import Cache
 from .data_directory import HighWater
 from .handlers import Handlers
+from .handshake import Handshake
 from .journal import Journal
 from .limits import Limits
 from .locks import Locks
@@ -30,15 +29,6 @@ from .rate import RateLimit
 from .sessions import Session, Sessions, pack
 
 logger = logging.getLogger("corekit.broker")
-
-#: What is said before a session exists is short: anything longer is not read.
-_LONGEST_HELLO = 4096
-
-#: A HELLO that is repeated on its connection sooner than this, in seconds, is not answered again.
-_GREETING = 0.5
-
-#: Connections without a session that are told so at most once a second, as many as are remembered.
-_STRANGERS = 1000
 
 #: Cache entries past their lifetime that one turn removes: well below a millisecond's work.
 _EXPIRED = 300
@@ -80,12 +70,12 @@ class Engine:
         """Frames for connections, outside of any session's count."""
         self.complaints = RateLimit(logger)
         self._handlers = Handlers(self)
+        self._handshake = Handshake(self)
         self._acknowledge: dict[Session, None] = {}
         self._untold: dict[Session, None] = {}
         """Sessions that may not be told yet of all their frames."""
         self.settling: set[Session] = set()
         """Those of them that settled deliveries since the last commit."""
-        self._strangers: dict[bytes, float] = {}
         self._kept_house_at = now
         self.closing = False
         """Set while the broker drains: nothing new is begun."""
@@ -99,7 +89,7 @@ class Engine:
         """Take a frame that came in over the connection *route* from the key *user*."""
         session = self.sessions.by_route.get(route)
         if session is None:
-            self._receive_stranger(route, data, user)
+            self._handshake.receive(route, data, user)
             return
         try:
             number, received, commands = protocol.decode(data, elements=self.limits.elements)
@@ -107,18 +97,18 @@ class Engine:
             self.refuse(session, error)
             return
         session.deadline = self.now + self.limits.session_timeout
-        if received != session.acknowledged and not self._acknowledged(session, received):
+        if received != session.acknowledged and not self.acknowledge(session, received):
             return
         if number == 0:
             if commands:
-                self._greet(route, commands[0], user)
+                self._handshake.greet(route, commands[0], user)
             return
         if number <= session.received:
             return  # sent again after a reconnect, although it had arrived
         if number != session.received + 1:
             # Something was lost on this connection: the client starts the next one.
             self.sessions.detach(session)
-            self._tell_stranger(route)
+            self._handshake.tell_unknown(route)
             return
         session.received = number
         self._untold[session] = None
@@ -232,13 +222,12 @@ class Engine:
             self.queues.keep_house(self.now)
             self.pub_sub.keep_house(self.now)
             self.complaints.tell()
-            for route, until in list(self._strangers.items()):
-                if until <= self.now:
-                    del self._strangers[route]
+            self._handshake.keep_house(self.now)
 
     # -- sessions
 
-    def _acknowledged(self, session: Session, received: int) -> bool:
+    def acknowledge(self, session: Session, received: int) -> bool:
+        """Take note of the frames that *session* has; False if that ended it, being impossible."""
         was_slow = session.outstanding > self.limits.outstanding // 2
         if not session.acknowledge(received):
             self.refuse(session, InvalidArgument(f"frame {received} was never sent"))
@@ -253,105 +242,9 @@ class Engine:
             session.spoke(self.now)
             self.replies.append((session.route, protocol.encode(0, session.told, ())))
 
-    def _receive_stranger(self, route: bytes, data: bytes, user: str) -> None:
-        if len(data) > _LONGEST_HELLO:
-            self._tell_stranger(route)
-            return
-        try:
-            number, _, commands = protocol.decode(data)
-        except SerializationError as error:
-            self.complaints.warning(b"stranger", "a connection sent what is no frame: %s", error)
-            return
-        if number == 0 and commands and commands[0][0] == Op.HELLO:
-            self._greet(route, commands[0], user)
-        else:
-            self._tell_stranger(route)
-
-    def _tell_stranger(self, route: bytes) -> None:
-        if self._strangers.get(route, 0.0) > self.now:
-            return
-        if len(self._strangers) >= _STRANGERS:
-            self._strangers.pop(next(iter(self._strangers)))
-        self._strangers[route] = self.now + 0.2
-        self._reply(route, 0, (Reply.UNKNOWN,))
-
-    def _reply(self, route: bytes, received: int, command: tuple[Any, ...]) -> None:
+    def reply(self, route: bytes, received: int, command: tuple[Any, ...]) -> None:
+        """Send *command* to a connection, saying that the frames up to *received* are here."""
         self.replies.append((route, protocol.encode(0, received, (command,))))
-
-    def _greet(self, route: bytes, command: list[Any], user: str) -> None:
-        try:
-            version, id_, secret, received, info, process = self._checked_hello(command)
-        except CorekitError as error:
-            self.complaints.warning(b"stranger", "a connection sent a bad HELLO: %s", error)
-            self._reply(route, 0, (Reply.REFUSED, error.code, str(error)))
-            return
-        if version != VERSION:
-            text = f"the broker speaks version {VERSION} of the protocol, the client {version}"
-            self._reply(route, 0, (Reply.REFUSED, "version_mismatch", text))
-            return
-        session = self.sessions.find(id_, secret, user)
-        if (
-            session is not None
-            and session.route == route
-            and (self.now - session.greeted_at < _GREETING)
-        ):
-            return  # it was welcomed on this connection just now, and everything sent again
-        if session is not None and not session.can_resume(received):
-            self.end(session, died=True)
-            session = None
-        resumed = session is not None
-        if session is None:
-            if self.sessions.full() or self.closing:
-                text = "it is stopping" if self.closing else "it has as many sessions as it may"
-                self._reply(route, 0, (Reply.REFUSED, "backend_unavailable", f"broker: {text}"))
-                return
-            session = self.sessions.begin(self.now, user, info, (id_, secret))
-        session.greeted_at = self.now
-        self.sessions.attach(session, route, received if resumed else 0, self.now)
-        self.sessions.identify(session, process)
-        if resumed:
-            self._acknowledged(session, received)
-        self._welcome(session, route, resumed=resumed)
-
-    def _checked_hello(
-        self, command: list[Any]
-    ) -> tuple[int, bytes, bytes, int, dict[str, str], ProcessIdentity | None]:
-        if command[0] != Op.HELLO or len(command) < 3 or command[1] != MAGIC:
-            raise InvalidArgument("only corekit's HELLO may stand in a frame without number")
-        version = fields.whole("version", command[2], 0, 1 << 31)
-        if version != VERSION:
-            return version, b"", b"", 0, {}, None
-        if len(command) != 7:
-            raise InvalidArgument("HELLO has seven elements")
-        return (
-            version,
-            fields.binary("session", command[3], 64),
-            fields.binary("secret", command[4], 64),
-            fields.whole("received", command[5], 0, 1 << 62),
-            fields.information(command[6]),
-            read_claim(command[6]),
-        )
-
-    def _welcome(self, session: Session, route: bytes, *, resumed: bool) -> None:
-        how = "goes on" if resumed else "begins"
-        self.complaints.info((session.id, how), "session %s %s", session.name, how)
-        limits = self.limits
-        info = {
-            "version": self.version,
-            "durability": "full" if self.journal.durable else "relaxed",
-            "heartbeat": limits.heartbeat,
-            "timeout": limits.session_timeout,
-            "max_message": limits.max_message,
-        }
-        self._reply(
-            route,
-            session.told,
-            (
-                Reply.WELCOME, VERSION, session.id, session.secret, self.epoch, resumed,
-                session.told, info,
-            ),
-        )  # fmt: skip
-        self.sessions.ready[session] = None
 
     def refuse(self, session: Session, error: CorekitError) -> None:
         """End *session* for what it sent."""
@@ -361,7 +254,7 @@ class Engine:
         route = session.route
         self.end(session, died=True)
         if route is not None:
-            self._reply(route, session.received, (Reply.REFUSED, error.code, str(error)))
+            self.reply(route, session.received, (Reply.REFUSED, error.code, str(error)))
 
     def end(self, session: Session, *, died: bool) -> None:
         """End *session*: what it holds goes to others, as a death each if it *died*.
