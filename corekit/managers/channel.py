@@ -1,12 +1,4 @@
-"""One channel: its envelopes, who listens, and what they missed.
-
-On the wire a message is an envelope with the fields
-
-    instance   str  who published it: the App instance
-    publisher  int  one run of one instance on one channel: whose numbers these are
-    number     int  1, 2, 3 ... without a hole among what this publisher sent
-    audience   int  0: everybody; bit 0: everybody else; bit 1: the instance itself only
-    body
+"""One channel: what was published on it, who listens, and what they missed.
 
 A publish that fails or is cancelled uses up its number, if the message could be written: it may
 have been sent, and if it was not, subscribers have missed what was meant for them; the hole tells
@@ -19,26 +11,18 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from ..adapters import PubSubAdapter
 from ..errors import SerializationError
 from ..lifecycle import Gate
-from ..serialization import ENVELOPE_VERSION
 from .context import ManagerContext
+from .envelope import HEAD_FIELDS, LARGEST, ONLY_SELF, EnvelopeReader, EnvelopeWriter, Run
 from .gaps import SequenceTracker, Verdict
 from .log_limit import LogLimit
 from .subscription import GAP, Handler, Subscription
 
 logger = logging.getLogger("corekit.pub_sub")
-
-EVERYBODY: Final = 0
-NOT_SELF: Final = 1
-ONLY_SELF: Final = 2
-
-#: How many fields stand before the body of an envelope.
-_HEAD_FIELDS = 4
-_LARGEST = 2**63
 
 #: Bodies that several handlers can be given without one seeing what another makes of it.
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
@@ -53,8 +37,8 @@ class Channel:
         "_context",
         "_gate",
         "_me",
+        "_reader",
         "_send",
-        "_unseal_all",
         "_write",
         "full_name",
         "heard",
@@ -78,8 +62,7 @@ class Channel:
         self._gate = gate
         self._check = gate.check
         self._me = context.instance_id
-        self._write = context.serializer.write
-        self._unseal_all = context.serializer.unseal_all
+        self._reader = EnvelopeReader(context.serializer)
         self._bad_log = LogLimit(context.clock)
         self.name = name
         self.full_name = full_name
@@ -96,6 +79,7 @@ class Channel:
         """Begin anew, as another publisher, on *adapter*; the subscribers stay."""
         self._send = None if adapter is None else adapter.publish
         self.publisher = secrets.randbits(63)
+        self._write = EnvelopeWriter(self._context.serializer, self._me, self.publisher).write
         self.number = 0
         self.heard = SequenceTracker()
         self.lock = asyncio.Lock()
@@ -127,64 +111,57 @@ class Channel:
         if send is None:
             raise self._gate.refusal()
         number = self.number + 1
-        envelope = [ENVELOPE_VERSION, self._me, self.publisher, number, audience, message]
-        payload = self._write(envelope, message, "message")
+        payload = self._write(number, audience, message)
         # A message that cannot be written has no number.
         self.number = number
         return send(self.full_name, payload)
 
     def as_written(self, message: Any, audience: int) -> Any:
         """Return *message* as a subscriber will get it; raises if it cannot be sealed later."""
-        head = (self._me, self.publisher, _LARGEST, audience)
+        head = (self._me, self.publisher, LARGEST, audience)
         serializer = self._context.serializer
-        return serializer.unseal(serializer.seal(head, message), _HEAD_FIELDS)[-1]
+        return serializer.unseal(serializer.seal(head, message), HEAD_FIELDS)[-1]
 
     def receive(self, payloads: Sequence[bytes]) -> None:
         """Give *payloads* to the subscribers, without what is not for this instance."""
         messages: list[Any] = []
         #: How many `GAP` are in it, and whether something is missing after the last message.
         gaps, missed = 0, False
-        # Most messages follow one of the same kind: only the end of such a run is noted.
-        kind: tuple[Any, ...] | None = None
-        following, observed, for_us = 0, 0, False
-        envelope: Any
-        for envelope in self._unseal_all(payloads, _HEAD_FIELDS):
-            try:
-                _, instance, publisher, number, audience, body = envelope
-                same = number == following and (publisher, instance, audience) == kind
-                if same and not missed:
-                    following += 1
-                    if for_us:
-                        messages.append(body)
-                    continue
-                if kind is not None:
-                    if following != observed:
-                        self.heard.advance(kind[0], following)
-                    kind = None
-                for_us = not audience or (instance == self._me) is bool(audience & ONLY_SELF)
-                verdict = self.heard.observe(publisher, number)
-                if verdict is Verdict.REPEATED:
-                    continue
-                # Before one that is not for us there may be some that were, unless all are our
-                # own: we miss nothing of what we send to others.
-                missed |= verdict is Verdict.AFTER_GAP and (for_us or instance != self._me)
-                if for_us:
-                    if missed:
-                        messages.append(GAP)
-                        gaps, missed = gaps + 1, False
-                    messages.append(body)
-                kind = (publisher, instance, audience)
-                following = observed = number + 1
-            except Exception as error:  # noqa: BLE001 - what an extension reads may raise anything
-                self._complain(envelope if isinstance(envelope, SerializationError) else error)
+        for run in self._reader.read(payloads):
+            if isinstance(run, SerializationError):
+                self._complain(run)
                 missed = True
-        if kind is not None and following != observed:
-            self.heard.advance(kind[0], following)
+                continue
+            instance, publisher, audience, first, bodies = run
+            verdict = self.heard.observe(publisher, first)
+            if verdict is Verdict.REPEATED:
+                bodies = self._unseen(run)
+                if not bodies:
+                    continue
+            elif len(bodies) > 1:
+                self.heard.advance(publisher, first + len(bodies))
+            for_us = not audience or (instance == self._me) is bool(audience & ONLY_SELF)
+            # Before one that is not for us there may be some that were, unless all are our own: we
+            # miss nothing of what we send to others.
+            missed |= verdict is Verdict.AFTER_GAP and (for_us or instance != self._me)
+            if for_us:
+                if missed:
+                    messages.append(GAP)
+                    gaps, missed = gaps + 1, False
+                messages += bodies
         if missed:
             messages.append(GAP)
             gaps += 1
         if messages:
             self._distribute(messages, gaps)
+
+    def _unseen(self, run: Run) -> list[Any]:
+        """Return the messages of *run* that were not here before, as its first one was."""
+        for place in range(1, len(run.bodies)):
+            if self.heard.observe(run.publisher, run.first + place) is not Verdict.REPEATED:
+                self.heard.advance(run.publisher, run.first + len(run.bodies))
+                return run.bodies[place:]
+        return []
 
     def gap(self) -> None:
         """Tell the subscribers that they may have missed something here."""
@@ -208,9 +185,7 @@ class Channel:
             # An extension that reads what it does not write.
             return message
 
-    def _complain(self, error: Exception) -> None:
-        if not isinstance(error, SerializationError):
-            error = SerializationError("a field of the envelope is of a wrong type")
+    def _complain(self, error: SerializationError) -> None:
         if self._bad_log.passes():
             logger.warning(
                 "channel %s: a message could not be read (%d more before it): %s",

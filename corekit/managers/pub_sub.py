@@ -8,9 +8,9 @@ from typing import Any
 from .. import names
 from ..adapters import PubSubAdapter
 from ..arguments import async_function, flag
-from .channel import EVERYBODY, NOT_SELF, ONLY_SELF
 from .channels import Channels
 from .context import ManagerContext
+from .envelope import EVERYBODY, NOT_SELF, ONLY_SELF
 from .subscription import GapHandler, Handler, Options
 
 

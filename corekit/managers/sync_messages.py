@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from .. import names
 from ..arguments import async_function
-from .channel import NOT_SELF
+from .envelope import NOT_SELF
 from .pub_sub import PubSubManager
 from .subscription import GapHandler, Handler, Options
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from corekit.clock import SYSTEM_CLOCK
 from corekit.errors import SerializationError
 from corekit.lifecycle import Gate
-from corekit.managers.channel import NOT_SELF, ONLY_SELF, Channel
+from corekit.managers.channel import Channel
 from corekit.managers.context import ManagerContext
+from corekit.managers.envelope import NOT_SELF, ONLY_SELF, EnvelopeWriter
 from corekit.managers.gaps import SequenceTracker, Verdict
 from corekit.managers.subscription import GAP
 from corekit.serialization import Serializer
@@ -251,6 +252,7 @@ ARRIVING = st.lists(
             st.sampled_from([0, 0, 0, 0, NOT_SELF, ONLY_SELF]),
             st.sampled_from(["a", "b", "b", "b"]),
             st.sampled_from([7, 7, 7, 8]),
+            st.sampled_from([bytes, bytes, bytes, str, tuple]),
         ),
         st.sampled_from(
             [
@@ -268,17 +270,23 @@ ARRIVING = st.lists(
 
 
 @given(ARRIVING, st.lists(st.integers(1, 9), max_size=20))
-@example([(1, NOT_SELF, "b", 7), (1, NOT_SELF, "a", 7), (1, NOT_SELF, "b", 7)], [])
-@example([(1, 0, "b", 7), (1, 0, "b", 7), (-1, ONLY_SELF, "b", 7), (2, 0, "b", 7)], [])
+@example([(1, NOT_SELF, one, 7, tuple) for one in "bab"], [])
+@example([(step, ONLY_SELF * (step < 0), "b", 7, tuple) for step in (1, 1, -1, 2)], [])
+@example([(step, 0, "b", 7, bytes) for step in (1, 1, 1, -2, 1, 1, 1, 1)], [3])
 def test_messages_arrive_together_as_one_by_one(arriving, portions):
     """However the payloads are divided: the same messages, gaps and repetitions."""
     payloads, numbers = [], {7: 0, 8: 0}
     for one in arriving:
         if isinstance(one, tuple):
-            step, audience, instance, publisher = one
+            step, audience, instance, publisher, kind = one
             numbers[publisher] += step
             number = numbers[publisher]
-            one = serializer.seal((instance, publisher, number, audience), (publisher, number))
+            body = kind((publisher, abs(number)))
+            head = instance, publisher, number, audience
+            if number < 0:
+                one = serializer.seal(head, body)
+            else:
+                one = EnvelopeWriter(serializer, instance, publisher).write(number, audience, body)
         payloads.append(one)
     one_by_one, together = Heard(), Heard()
     for payload in payloads:
