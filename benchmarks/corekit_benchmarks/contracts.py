@@ -237,6 +237,10 @@ class About:
     repeat_at_most: int = 1000
     """Fewer repetitions where one says enough."""
 
+    repeat_times: int = 1
+    """So many times as many repetitions, but for the points of curves, where one process differs
+    from the next by more than the subjects do from each other."""
+
     repeat_within: float = math.inf
     """A subject whose repetition takes longer than so many seconds is not measured again: that is
     a time-out of its own, which does not vary."""

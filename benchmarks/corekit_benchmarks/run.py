@@ -41,8 +41,10 @@ class Plan:
     def repetitions(self, case: Case) -> int:
         """Return how often *case* is measured: points of a curve less often than the rest."""
         about = case.workload.about
-        seldom = case.scaled and not about.repeats_curves
-        wanted = max(1, self.repeat // 2) if seldom else self.repeat
+        if not case.scaled:
+            wanted = self.repeat * about.repeat_times
+        else:
+            wanted = self.repeat if about.repeats_curves else max(1, self.repeat // 2)
         return min(wanted, about.repeat_at_most)
 
     @property

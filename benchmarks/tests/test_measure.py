@@ -13,6 +13,7 @@ from corekit_benchmarks.contracts import RATE, About, Sample, Stage
 from corekit_benchmarks.measure import Case, measure, planned, unmeasured
 from corekit_benchmarks.processes import RoleFailed, stage
 from corekit_benchmarks.results import CaseResult
+from corekit_benchmarks.run import Plan
 from corekit_benchmarks.settings import Settings
 from corekit_benchmarks.subjects import Subject, backend_subjects
 from corekit_benchmarks.workloads import find_workload
@@ -108,6 +109,20 @@ async def test_a_repetition_has_a_limit(tmp_path: Path) -> None:
     result = await found(case, [subject("A"), subject("B")], 1, tmp_path)
     assert result.lines[0].failure == "it took longer than 0.05 s"
     assert result.lines[1].repetitions
+
+
+def test_how_often_a_case_is_measured() -> None:
+    """As often as asked; where processes differ much more often, and the points of curves less."""
+
+    def often(scaled: str = "", **about: Any) -> int:
+        case = Case(Recorder(**about), Settings(), scaled)
+        return Plan([case], [subject("a")], 3, Settings(), "", {}).size
+
+    assert often() == 3
+    assert often(repeat_times=4) == 12
+    assert often(repeat_times=4, repeat_at_most=5) == 5
+    assert often("payload", repeat_times=4) == often("payload") == 1
+    assert often("payload", repeats_curves=True) == 3
 
 
 async def test_what_takes_long_is_not_repeated(tmp_path: Path) -> None:

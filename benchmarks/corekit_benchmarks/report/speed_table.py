@@ -257,7 +257,7 @@ def _depths(results: Results) -> list[tuple[float, CaseResult, Line]]:
 def _origin(results: Results) -> str:
     machine = results.machine
     return (
-        f"`{results.command}`: medians of {results.repeat} repetitions in turns, "
+        f"`{results.command}`: medians of {results.repeat} repetitions or more in turns, "
         f"{results.begun[:10]}, on {machine['cores']} cores of {machine['processor']}, "
         f"{machine['python']}; fdatasync of 4 KiB takes {shown(machine[_SYNC], _SECONDS)} there."
     )
