@@ -102,7 +102,7 @@ def _file(name: str, explanation: str, *, exists: bool = False) -> Callable[[_Co
     "--full",
     is_flag=True,
     help="Everything: memory, a broker, etcd, all peers, all curves. With "
-    "--repeat 3 --duration 1 --patience 40 it takes about half an hour.",
+    "--repeat 3 --duration 1 --patience 40 it takes about forty minutes.",
 )
 @click.option(
     "--data",

@@ -238,8 +238,8 @@ class About:
     """Fewer repetitions where one says enough."""
 
     repeat_times: int = 1
-    """So many times as many repetitions, but for the points of curves, where one process differs
-    from the next by more than the subjects do from each other."""
+    """So many times as many repetitions where one process differs from the next by more than the
+    subjects do from each other; not for the points of curves."""
 
     repeat_within: float = math.inf
     """A subject whose repetition takes longer than so many seconds is not measured again: that is

@@ -39,12 +39,13 @@ class Plan:
     """What is known to be missing, and why."""
 
     def repetitions(self, case: Case) -> int:
-        """Return how often *case* is measured: points of a curve less often than the rest."""
+        """Return how often *case* is measured: as its workload wants, points of curves seldom."""
         about = case.workload.about
+        wanted = self.repeat
         if not case.scaled:
-            wanted = self.repeat * about.repeat_times
-        else:
-            wanted = self.repeat if about.repeats_curves else max(1, self.repeat // 2)
+            wanted *= about.repeat_times
+        elif not about.repeats_curves:
+            wanted = max(1, wanted // 2)
         return min(wanted, about.repeat_at_most)
 
     @property

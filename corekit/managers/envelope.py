@@ -17,7 +17,7 @@ takes whatever else `seal` and other languages' libraries make.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - a class
 from typing import Any, Final, NamedTuple
@@ -29,7 +29,7 @@ EVERYBODY: Final = 0
 NOT_SELF: Final = 1
 ONLY_SELF: Final = 2
 
-#: The highest number.
+#: The highest number that is reckoned with.
 LARGEST: Final = 2**63
 
 #: How many fields stand before the body.
@@ -46,6 +46,9 @@ _SMALL = range(0x80)
 _LONGEST = 2**32 - 1
 
 _WRONG = "a field of the envelope is of a wrong type"
+
+#: Stands where no payload follows.
+_END: Final = object()
 
 #: Bodies that are put together by hand.
 _BY_HAND = frozenset({bytes, str})
@@ -81,7 +84,7 @@ class EnvelopeWriter:
         return f"<EnvelopeWriter {self.instance!r} publisher={self.publisher}>"
 
     def write(self, number: int, audience: int, body: Any) -> bytes:
-        """Return an envelope for *body*.
+        """Return an envelope for *body*, with a number from 1 to `LARGEST` and a known audience.
 
         Raises SerializationError for what cannot be written, as MessageTooLarge beyond the limits.
         """
@@ -89,7 +92,7 @@ class EnvelopeWriter:
         content: bytes | None = None
         if kind is bytes:
             content, mark = body, _BYTES
-        elif kind is str:
+        elif kind is str and len(body) <= self._longest:
             try:  # noqa: SIM105 - `suppress` takes as long as all the rest
                 content, mark = body.encode(), _TEXT
             except UnicodeEncodeError:
@@ -106,62 +109,67 @@ class EnvelopeWriter:
 class EnvelopeReader:
     """Reads envelopes, whoever wrote them."""
 
-    __slots__ = ("_longest", "_serializer")
+    __slots__ = ("_serializer",)
 
     def __init__(self, serializer: Serializer) -> None:
         self._serializer = serializer
-        self._longest = min(serializer.max_size, _LONGEST)
 
     def __repr__(self) -> str:
         return f"<EnvelopeReader {self._serializer!r}>"
 
-    def read(self, payloads: Sequence[bytes]) -> list[Run | SerializationError]:
+    def read(self, payloads: Iterable[bytes]) -> list[Run | SerializationError]:
         """Return the messages of *payloads* in order, and an error for each that is none."""
         found: list[Run | SerializationError] = []
-        place = 0
-        while place < len(payloads):
+        rest = iter(payloads)
+        payload: Any = next(rest, _END)
+        while payload is not _END:
             try:
-                run = _begun(self._serializer.unseal(payloads[place], HEAD_FIELDS))
+                run = _begun(self._serializer.unseal(payload, HEAD_FIELDS))
             except SerializationError as error:
                 found.append(error)
-                place += 1
+                payload = next(rest, _END)
                 continue
             found.append(run)
-            place += 1
-            if place < len(payloads):
-                if type(run.bodies[0]) not in _BY_HAND:
-                    self._read_together(payloads[place:], run, found)
-                    break
-                self._extend(run, islice(payloads, place, None))
-                place += len(run.bodies) - 1
+            payload = next(rest, _END)
+            if payload is _END:
+                break
+            if type(run.bodies[0]) in _BY_HAND:
+                payload = self._extend(run, chain((payload,), rest))
+                if len(run.bodies) > 1:
+                    continue
+            # Neither texts nor bytes in a row.
+            self._read_together([payload, *rest], run, found)
+            break
         return found
 
-    def _extend(self, run: Run, payloads: Iterable[bytes]) -> None:
-        """Add to *run*, begun by a text or bytes, what follows it as far as it is recognised."""
+    def _extend(self, run: Run, payloads: Iterable[bytes]) -> Any:
+        """Add to *run*, begun by a text or bytes, what follows it as far as it is recognised.
+
+        Returns the first payload that is not, `_END` if all are.
+        """
         instance, publisher, audience, first, bodies = run
-        if audience not in _SMALL:
-            return
         is_text = type(bodies[0]) is str
         mark = _TEXT if is_text else _BYTES
         beginning = _beginning(self._serializer, instance, publisher)
         head = _head(beginning)
         pack, before = head.pack, head.size
-        longest = self._longest - before
-        try:
-            for number, payload in enumerate(payloads, first + 1):
-                size = len(payload) - before
+        longest = self._serializer.max_size - before if audience in _SMALL else -1
+        payload: Any
+        for number, payload in enumerate(payloads, first + 1):
+            try:
                 # Every byte but the content is compared: this is what it is.
                 if (
-                    size > longest
-                    or type(payload) is not bytes
+                    type(payload) is not bytes
+                    or (size := len(payload) - before) > longest
                     or payload[:before] != pack(beginning, _NUMBER, number, audience, mark, size)
                 ):
-                    return
+                    return payload
                 content = payload[before:]
                 bodies.append(content.decode() if is_text else content)
-        except (StructError, UnicodeDecodeError):
-            # It is shorter than a head, its number is not possible, or it is no text.
-            return
+            except (StructError, UnicodeDecodeError):
+                # It is shorter than a head, its number is not possible, or it is no text.
+                return payload
+        return _END
 
     def _read_together(
         self, payloads: Sequence[bytes], run: Run, found: list[Run | SerializationError]
@@ -173,7 +181,11 @@ class EnvelopeReader:
         for envelope in self._serializer.unseal_all(payloads, HEAD_FIELDS):
             try:
                 _, instance, publisher, this, audience, body = envelope
-                if this == number + 1 and [instance, publisher, audience] == kind:
+                if (
+                    this == number + 1
+                    and [instance, publisher, audience] == kind
+                    and _are_right(instance, publisher, this, audience)
+                ):
                     number += 1
                     bodies.append(body)
                 else:
@@ -189,16 +201,20 @@ class EnvelopeReader:
 def _begun(fields: Sequence[Any]) -> Run:
     """Return a run of one message; raises SerializationError if the fields make no sense."""
     instance, publisher, number, audience, body = fields
-    if (
-        type(instance) is not str
-        or type(publisher) is not int
-        or type(number) is not int
-        or number < 1
-        or type(audience) is not int
-    ):
+    if not _are_right(instance, publisher, number, audience) or number < 1:
         raise SerializationError(_WRONG)
     # In half the time of its own constructor.
     return tuple.__new__(Run, (instance, publisher, audience, number, [body]))
+
+
+def _are_right(instance: Any, publisher: Any, number: Any, audience: Any) -> bool:
+    """Tell whether the fields have their types; equal ones, such as 2.0, may have others."""
+    return (
+        type(instance) is str
+        and type(publisher) is int
+        and type(number) is int
+        and type(audience) is int
+    )
 
 
 def _beginning(serializer: Serializer, instance: str, publisher: int) -> bytes:

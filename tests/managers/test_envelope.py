@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 import msgpack
@@ -104,7 +105,10 @@ NEARLY = [
     lambda number: bytearray(written(number, b"body")),
     lambda number: memoryview(written(number, b"body")),
     lambda number: written(2**64 - 1, b"body"),
-    lambda number: serializer.seal(("shop-1", 7, number + 2**64 - 13, 0), "text"),
+    lambda number: serializer.seal(("shop-1", 7, number + 2**64 - 8, 0), "text"),
+    lambda number: serializer.seal(("shop-1", 7, float(number), 0), ["any"]),
+    lambda number: serializer.seal(("shop-1", 7, number, False), ["any"]),
+    lambda number: serializer.seal(("shop-1", Decimal(7), number, 0), b"body"),
     lambda number: written(number, b"body").replace(b"shop-1", b"shop-2"),
     lambda number: b"\x97" + written(number, b"body")[1:] + b"\x01",
     lambda number: b"",
@@ -113,6 +117,7 @@ NEARLY = [
 
 @given(st.lists(st.sampled_from(NEARLY), max_size=12))
 @example([NEARLY[0]] * 4)
+@example([NEARLY[4], NEARLY[18], NEARLY[4], NEARLY[19], NEARLY[20]])
 @example([NEARLY[0], NEARLY[16], NEARLY[0]])
 @example([NEARLY[6], NEARLY[7], NEARLY[7]])
 def test_as_one_by_one(makers: list[Any]):
@@ -122,18 +127,48 @@ def test_as_one_by_one(makers: list[Any]):
     assert flat(reader.read(payloads)) == expected
 
 
-@pytest.mark.parametrize("mark", [b"", ""], ids=["bytes", "text"])
-def test_the_limit(mark: bytes | str):
-    """An envelope may be as large as the limit, and no larger, for the writer and the reader."""
-    room = 1000 - len(writer.write(1, 0, mark))
+@pytest.mark.parametrize("kind", [bytes, str])
+@pytest.mark.parametrize("more", range(-2, 8))
+def test_the_limit(kind: type, more: int):
+    """The writer refuses what `seal` refuses, and the reader each envelope above the limit."""
+    letter: Any = b"x" if kind is bytes else "x"
     small = Serializer(max_size=1000)
-    fits, too_large = ((b"x" * size if mark == b"" else "x" * size) for size in (room, room + 200))
-    strict = EnvelopeWriter(small, "shop-1", 7)
-    assert len(strict.write(1, 0, fits)) == 1000
-    with pytest.raises(MessageTooLarge, match="message is"):
-        strict.write(1, 0, too_large)
-    found = EnvelopeReader(small).read([written(1, fits), written(2, too_large), written(3, fits)])
-    assert [type(one) for one in found] == [Run, MessageTooLarge, Run]
+    size = 1000 - len(writer.write(1, 0, kind())) + more
+    try:
+        small.seal(("shop-1", 7, 1, 0), letter * size)
+    except MessageTooLarge:
+        with pytest.raises(MessageTooLarge, match="message is"):
+            EnvelopeWriter(small, "shop-1", 7).write(1, 0, letter * size)
+    else:
+        assert len(EnvelopeWriter(small, "shop-1", 7).write(1, 0, letter * size)) <= 1000
+    payloads = [written(1, kind()), written(2, letter * size), written(3, kind())]
+    found = flat(EnvelopeReader(small).read(payloads))
+    assert [type(message) for message in found] == [tuple, tuple if more <= 0 else str, tuple]
+
+
+@pytest.mark.parametrize("body", [b"x", "x", [1]], ids=repr)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        (None, 7, 2, 0),
+        (b"shop-1", 7, 2, 0),
+        ("shop-1", 7.0, 2, 0),
+        ("shop-1", True, 2, 0),
+        ("shop-1", 7, 2.0, 0),
+        ("shop-1", 7, 0, 0),
+        ("shop-1", 7, -2, 0),
+        ("shop-1", 7, 2, False),
+        ("shop-1", 7, 2, None),
+    ],
+    ids=repr,
+)
+def test_fields_of_wrong_types(fields: tuple[Any, ...], body: Any):
+    """A field of another type than it has is refused, alone and between others."""
+    odd = serializer.seal(fields, body)
+    for payloads in ([odd], [written(1, body), odd, written(2, body)]):
+        found = flat(reader.read(payloads))
+        assert found[len(payloads) // 2] == "a field of the envelope is of a wrong type"
+        assert len(found) == len(payloads)
 
 
 def test_a_text_without_utf_8():

@@ -85,10 +85,10 @@ def _head(results: Results) -> str:
     taken = timedelta(seconds=round(results.seconds))
     return (
         "<h1>corekit bench</h1>"
-        f'<p class="soft">{escape(results.begun)}, {taken} long, {results.repeat} repetitions or '
-        "more in turns. Bars are medians, with the range of the repetitions; filled ones are "
-        "durable: what was confirmed survives a power cut. Ratios are to the first line, "
-        f"repetition by repetition.</p><p><code>{escape(results.command)}</code></p>"
+        f'<p class="soft">{escape(results.begun)}, {taken} long, {results.repeat} repetitions, '
+        "for some fewer or more, in turns. Bars are medians, with the range of the repetitions; "
+        "filled ones are durable: what was confirmed survives a power cut. Ratios are to the first "
+        f"line, repetition by repetition.</p><p><code>{escape(results.command)}</code></p>"
     )
 
 

@@ -256,8 +256,9 @@ def _depths(results: Results) -> list[tuple[float, CaseResult, Line]]:
 
 def _origin(results: Results) -> str:
     machine = results.machine
+    sync = shown(machine[_SYNC], _SECONDS)
     return (
-        f"`{results.command}`: medians of {results.repeat} repetitions or more in turns, "
-        f"{results.begun[:10]}, on {machine['cores']} cores of {machine['processor']}, "
-        f"{machine['python']}; fdatasync of 4 KiB takes {shown(machine[_SYNC], _SECONDS)} there."
+        f"`{results.command}`: medians of {results.repeat} repetitions, for some fewer or more, in "
+        f"turns, {results.begun[:10]}, on {machine['cores']} cores of {machine['processor']}, "
+        f"{machine['python']}; fdatasync of 4 KiB takes {sync} there."
     )
