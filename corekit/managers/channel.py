@@ -24,6 +24,9 @@ from .subscription import GAP, Handler, Subscription
 
 logger = logging.getLogger("corekit.pub_sub")
 
+#: To look a member up in its Enum takes as long as a call.
+_AFTER_GAP, _REPEATED = Verdict.AFTER_GAP, Verdict.REPEATED
+
 #: Bodies that several handlers can be given without one seeing what another makes of it.
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
 
@@ -134,7 +137,7 @@ class Channel:
                 continue
             instance, publisher, audience, first, bodies = run
             verdict = self.heard.observe(publisher, first)
-            if verdict is Verdict.REPEATED:
+            if verdict is _REPEATED:
                 bodies = self._unseen(run)
                 if not bodies:
                     continue
@@ -143,7 +146,7 @@ class Channel:
             for_us = not audience or (instance == self._me) is bool(audience & ONLY_SELF)
             # Before one that is not for us there may be some that were, unless all are our own: we
             # miss nothing of what we send to others.
-            missed |= verdict is Verdict.AFTER_GAP and (for_us or instance != self._me)
+            missed |= verdict is _AFTER_GAP and (for_us or instance != self._me)
             if for_us:
                 if missed:
                     messages.append(GAP)
@@ -158,7 +161,7 @@ class Channel:
     def _unseen(self, run: Run) -> list[Any]:
         """Return the messages of *run* that were not here before, as its first one was."""
         for place in range(1, len(run.bodies)):
-            if self.heard.observe(run.publisher, run.first + place) is not Verdict.REPEATED:
+            if self.heard.observe(run.publisher, run.first + place) is not _REPEATED:
                 self.heard.advance(run.publisher, run.first + len(run.bodies))
                 return run.bodies[place:]
         return []
