@@ -22,6 +22,9 @@ Handler = Callable[[Command], int]
 #: needs a turn to empty it.
 MESSAGES_PER_TURN = 256
 
+#: To look a member up in its Enum takes as long as a call.
+_MESSAGES = Reply.MESSAGES
+
 #: Seconds between two log lines about batches that cannot be read.
 _QUIET = 60.0
 
@@ -52,7 +55,7 @@ class Dispatcher:
         """Hand on *commands*; return whether there may be more in this turn."""
         try:
             for command in commands:
-                if command[0] == Reply.MESSAGES:
+                if command[0] == _MESSAGES:
                     self._unpack(*command)
                 else:
                     self._backlog.append(command)

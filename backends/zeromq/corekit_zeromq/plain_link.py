@@ -15,6 +15,9 @@ from .buffers import BUFFER_SIZE, widen
 from .link import FRAMES_PER_TURN, Stage, Take
 from .zmtp import Dealer, ForeignPeerError, OtherMechanismError, framed
 
+#: To look a member up in its Enum takes as long as a call.
+_CONNECTED = Stage.CONNECTED
+
 #: The largest frame that is taken, in bytes. The broker keeps limits of its own.
 _LARGEST = 1 << 30
 
@@ -110,7 +113,7 @@ class PlainLink(asyncio.BufferedProtocol):
             return
         if self._dealer.answers:
             self._transport.write(self._dealer.take_answers())
-        if self.stage is Stage.CONNECTED and self._dealer.is_ready:
+        if self.stage is _CONNECTED and self._dealer.is_ready:
             self.stage = Stage.SPEAKING
             self._transport.writelines(framed(frame) for frame in self._early)
             self._early.clear()

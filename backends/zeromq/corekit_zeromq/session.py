@@ -20,6 +20,9 @@ from .protocol import (
 
 Command = list[Any]
 
+#: To look a member up in its Enum takes as long as a call.
+_PUBLISH = Op.PUBLISH
+
 #: What may be unconfirmed before publishers have to wait, in bytes.
 WINDOW = 8 * 1024 * 1024
 
@@ -141,7 +144,7 @@ class Session:
         payloads = self._publishes.get(channel)
         if payloads is None:
             payloads = self._publishes[channel] = []
-            command = [Op.PUBLISH, channel, payloads]
+            command = [_PUBLISH, channel, payloads]
             self._commands.append(command)
             self._unencoded.append(command)
         payloads.append(payload)
