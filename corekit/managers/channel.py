@@ -18,14 +18,11 @@ from ..errors import SerializationError
 from ..lifecycle import Gate
 from .context import ManagerContext
 from .envelope import HEAD_FIELDS, LARGEST, ONLY_SELF, EnvelopeReader, EnvelopeWriter, Run
-from .gaps import SequenceTracker, Verdict
+from .gaps import AFTER_GAP, REPEATED, SequenceTracker
 from .log_limit import LogLimit
 from .subscription import GAP, Handler, Subscription
 
 logger = logging.getLogger("corekit.pub_sub")
-
-#: To look a member up in its Enum takes as long as a call.
-_AFTER_GAP, _REPEATED = Verdict.AFTER_GAP, Verdict.REPEATED
 
 #: Bodies that several handlers can be given without one seeing what another makes of it.
 _IMMUTABLE = frozenset({type(None), bool, int, float, str, bytes})
@@ -121,9 +118,8 @@ class Channel:
 
     def as_written(self, message: Any, audience: int) -> Any:
         """Return *message* as a subscriber will get it; raises if it cannot be sealed later."""
-        head = (self._me, self.publisher, LARGEST, audience)
-        serializer = self._context.serializer
-        return serializer.unseal(serializer.seal(head, message), HEAD_FIELDS)[-1]
+        written = self._write(LARGEST, audience, message)
+        return self._context.serializer.unseal(written, HEAD_FIELDS)[-1]
 
     def receive(self, payloads: Sequence[bytes]) -> None:
         """Give *payloads* to the subscribers, without what is not for this instance."""
@@ -137,7 +133,7 @@ class Channel:
                 continue
             instance, publisher, audience, first, bodies = run
             verdict = self.heard.observe(publisher, first)
-            if verdict is _REPEATED:
+            if verdict is REPEATED:
                 bodies = self._unseen(run)
                 if not bodies:
                     continue
@@ -146,7 +142,7 @@ class Channel:
             for_us = not audience or (instance == self._me) is bool(audience & ONLY_SELF)
             # Before one that is not for us there may be some that were, unless all are our own: we
             # miss nothing of what we send to others.
-            missed |= verdict is _AFTER_GAP and (for_us or instance != self._me)
+            missed |= verdict is AFTER_GAP and (for_us or instance != self._me)
             if for_us:
                 if missed:
                     messages.append(GAP)
@@ -161,7 +157,7 @@ class Channel:
     def _unseen(self, run: Run) -> list[Any]:
         """Return the messages of *run* that were not here before, as its first one was."""
         for place in range(1, len(run.bodies)):
-            if self.heard.observe(run.publisher, run.first + place) is not _REPEATED:
+            if self.heard.observe(run.publisher, run.first + place) is not REPEATED:
                 self.heard.advance(run.publisher, run.first + len(run.bodies))
                 return run.bodies[place:]
         return []

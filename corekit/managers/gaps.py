@@ -20,8 +20,8 @@ class Verdict(Enum):
     """It was there before, or its absence has been told as a gap: drop it."""
 
 
-#: To look a member up in its Enum takes as long as a call.
-_IN_ORDER = Verdict.IN_ORDER
+#: The same by names of their own: to look a member up in its Enum takes as long as a call.
+IN_ORDER, AFTER_GAP, REPEATED = Verdict
 
 
 class SequenceTracker:
@@ -59,15 +59,15 @@ class SequenceTracker:
         expected = self._recent.get(publisher, 0)
         if expected == number and number > 0:
             self._recent[publisher] = number + 1
-            return _IN_ORDER
+            return IN_ORDER
         if type(publisher) is not int or type(number) is not int or number < 1:
             raise SerializationError("the publisher and number of a message are whole numbers")
         expected = expected or self._older.pop(publisher, 0)
         if number < abs(expected):
             self._remember(publisher, expected)
-            return Verdict.REPEATED
+            return REPEATED
         self._remember(publisher, number + 1)
-        return Verdict.AFTER_GAP if 0 < expected < number else Verdict.IN_ORDER
+        return AFTER_GAP if 0 < expected < number else IN_ORDER
 
     def advance(self, publisher: int, following: int) -> None:
         """Take note that up to *following* all came in order after what was observed last.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from corekit.arguments import shown
 from corekit.errors import SerializationError
 
-from .protocol import Reply, decode_batch
+from .protocol import MESSAGES, decode_batch
 from .session import Command
 
 logger = logging.getLogger("corekit.zeromq")
@@ -21,9 +21,6 @@ Handler = Callable[[Command], int]
 #: Messages that are handed on in one turn of the loop. Whoever gets them has a bounded buffer, and
 #: needs a turn to empty it.
 MESSAGES_PER_TURN = 256
-
-#: To look a member up in its Enum takes as long as a call.
-_MESSAGES = Reply.MESSAGES
 
 #: Seconds between two log lines about batches that cannot be read.
 _QUIET = 60.0
@@ -55,7 +52,7 @@ class Dispatcher:
         """Hand on *commands*; return whether there may be more in this turn."""
         try:
             for command in commands:
-                if command[0] == _MESSAGES:
+                if command[0] == MESSAGES:
                     self._unpack(*command)
                 else:
                     self._backlog.append(command)

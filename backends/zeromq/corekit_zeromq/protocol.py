@@ -184,6 +184,12 @@ class Reply(IntEnum):
     EXPIRED = 21
 
 
+#: What a lone message is sent as, by names of their own: to look a member up in its Enum takes as
+#: long as a call.
+PUBLISH = Op.PUBLISH
+MESSAGES = Reply.MESSAGES
+
+
 def encode(number: int, received: int, commands: Sequence[Sequence[Any]]) -> bytes:
     """Return the frame *number* with *commands*; *received* is the last frame that came in."""
     return _packed((number, received, commands))

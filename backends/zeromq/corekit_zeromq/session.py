@@ -11,6 +11,7 @@ from corekit.errors import SerializationError
 from .protocol import (
     ACKNOWLEDGE_BYTES,
     ACKNOWLEDGE_FRAMES,
+    PUBLISH,
     Op,
     decode,
     decode_batch,
@@ -19,9 +20,6 @@ from .protocol import (
 )
 
 Command = list[Any]
-
-#: To look a member up in its Enum takes as long as a call.
-_PUBLISH = Op.PUBLISH
 
 #: What may be unconfirmed before publishers have to wait, in bytes.
 WINDOW = 8 * 1024 * 1024
@@ -144,7 +142,7 @@ class Session:
         payloads = self._publishes.get(channel)
         if payloads is None:
             payloads = self._publishes[channel] = []
-            command = [_PUBLISH, channel, payloads]
+            command = [PUBLISH, channel, payloads]
             self._commands.append(command)
             self._unencoded.append(command)
         payloads.append(payload)

@@ -15,7 +15,7 @@ import msgpack
 
 from corekit.errors import BackendRefused
 
-from ..protocol import Reply
+from ..protocol import MESSAGES, Reply
 from .limits import Limits
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("corekit.broker.pub_sub")
 
 pack = msgpack.Packer(autoreset=True).pack
-
-#: To look a member up in its Enum takes as long as a call.
-_MESSAGES = Reply.MESSAGES
 
 #: Batches that go into one command together, in bytes.
 _BATCH = 256 * 1024
@@ -215,7 +212,7 @@ class PubSub:
             return
         first = channel.next - channel.fresh_count
         if channel.subscriptions:
-            command = pack((_MESSAGES, channel.name, first, channel.fresh))
+            command = pack((MESSAGES, channel.name, first, channel.fresh))
             bound = self._limits.outstanding
             for subscription in channel.subscriptions.values():
                 session = subscription.session
@@ -310,5 +307,5 @@ class PubSub:
             batches.append(batch)
             size += len(batch.payloads)
             subscription.next += batch.length
-        command = pack((_MESSAGES, channel.name, first, batches))
+        command = pack((MESSAGES, channel.name, first, batches))
         subscription.session.send(command)
