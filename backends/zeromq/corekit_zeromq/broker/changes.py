@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from itertools import chain
 
 import msgpack
 
-from .records import LAST_SEQ, Message
-
-#: A message as the database has it: place, id, due, delay, attempts, deaths, published_at, crc,
-#: body.
-Row = tuple[int, str, float | None, float | None, int, int, float, int, bytes]
-
-_INSERT = "INSERT INTO message VALUES "
-_ROW = "(?,?,?,?,?,?,?,?,?)"
-
-#: So many messages are written by one statement, which takes two thirds of the time.
-_TOGETHER = 50
-_INSERT_TOGETHER = _INSERT + ",".join([_ROW] * _TOGETHER)
+from . import rows
+from .records import Placed, Row, messages_of
 
 #: How a queue is left: messages, bytes, timed, dead, and the number of its channel.
 Counts = tuple[int, int, int, int, int]
 
 #: A lock that is held: name, token, owner, ttl, until (Unix seconds).
 LeaseRow = tuple[str, int, bytes, float, float]
-
-
-def _runs(places: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield the first and the last of each run of *places* without a gap; they are in order."""
-    first = last = places[0]
-    for place in places:
-        if place > last + 1:
-            yield first, last
-            first = place
-        last = place
-    yield first, last
 
 
 class Changes:
@@ -86,13 +63,9 @@ class Changes:
         if self.inserts.pop(place, None) is None:
             self.deletes[place] = None
 
-    def messages(self, begin: int, end: int) -> Iterator[tuple[int, Message]]:
-        """Yield place and message of those that came, without delay, between two places."""
-        for place, row in self.inserts.items():
-            if begin < place < end:
-                _, id_, _, _, attempts, deaths, published_at, _, body = row
-                seq = place & LAST_SEQ
-                yield place, Message(seq, id_, body, attempts, deaths, published_at, False)
+    def messages(self, begin: int, end: int) -> list[Placed]:
+        """Return place and message of those that came, without delay, between two places."""
+        return messages_of(row for place, row in self.inserts.items() if begin < place < end)
 
     def record(self) -> bytes:
         """Return everything as bytes."""
@@ -141,12 +114,7 @@ class Changes:
     def write_inserts(self, db: sqlite3.Connection) -> None:
         """Write the messages that came, and their ids, to the database."""
         if self.inserts:
-            rows = list(self.inserts.values())
-            rest = len(rows) % _TOGETHER
-            db.executemany(_INSERT + _ROW, rows[:rest])
-            for at in range(rest, len(rows), _TOGETHER):
-                several = chain.from_iterable(rows[at : at + _TOGETHER])
-                db.execute(_INSERT_TOGETHER, list(several))
+            rows.insert(db, self.inserts.values())
             self.inserts.clear()
         if self.ids:
             db.execute("INSERT OR REPLACE INTO meta VALUES ('seq',?)", (self.last,))
@@ -157,9 +125,7 @@ class Changes:
     def write_deletes(self, db: sqlite3.Connection) -> None:
         """Remove the messages that went from the database."""
         if self.deletes:
-            db.executemany(
-                "DELETE FROM message WHERE place BETWEEN ? AND ?", _runs(sorted(self.deletes))
-            )
+            rows.delete(db, self.deletes)
             self.deletes.clear()
 
     def write_states(self, db: sqlite3.Connection) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from corekit.errors import BackendRefused
 
+from . import rows
 from .records import LAST_CHANNEL, ChannelRow, checked, place_of
 
 if TYPE_CHECKING:
@@ -72,13 +73,13 @@ class Channels:
         db = self._journal.writer()
         db.execute("UPDATE channel SET name=NULL WHERE id=?", (channel,))
         db.execute("INSERT INTO channel VALUES (?,?,0,0,0,0)", (new, name))
-        db.executemany(
-            "UPDATE message SET place=? WHERE place=?",
-            [
-                (place_of(new, seq, timed=timed), place_of(channel, seq, timed=timed))
-                for seq, timed in kept
-            ],
-        )
+        moves = [
+            (place_of(new, seq, timed=timed), place_of(channel, seq, timed=timed))
+            for seq, timed in kept
+        ]
+        for _, place in moves:
+            rows.break_up(db, place)
+        db.executemany("UPDATE message SET place=? WHERE place=?", moves)
         return new
 
     def sweep(self, count: int) -> bool:
@@ -90,11 +91,8 @@ class Channels:
                 return False
             (channel,) = row
             db = self._journal.writer()
-            count -= db.execute(
-                "DELETE FROM message WHERE place IN "
-                "(SELECT place FROM message WHERE place>? AND place<? LIMIT ?)",
-                (place_of(channel, 0, timed=False), place_of(channel + 1, 0, timed=False), count),
-            ).rowcount
+            begin, end = (place_of(each, 0, timed=False) for each in (channel, channel + 1))
+            count -= rows.sweep(db, begin, end, count)
             count -= self._journal.dead_letters.trim(channel, max(0, count))
             if count > 0:
                 count -= 1

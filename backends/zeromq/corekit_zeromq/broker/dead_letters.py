@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from . import rows
 from .records import LAST_SEQ, TIMED, checksum, places_of
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ class DeadLetters:
     def bury(self, place: int, attempts: int, error: str, died_at: float | None = None) -> None:
         """Make a message a dead letter; without *died_at* it died when it was published."""
         db = self._journal.writer()
+        rows.break_up(db, place)
         # What is damaged may be of another type now, or null.
         db.execute(
             "INSERT INTO dead SELECT ?, coalesce(CAST(id AS TEXT), ''), ?, ?, coalesce(?, at), at, "

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from corekit.arguments import shown
 
+from . import rows
 from .changes import Changes, Counts, LeaseRow
 from .channels import Channels
 from .dead_letters import DeadLetters
@@ -63,7 +64,7 @@ class Journal:
         #: What the log has and the database has not.
         self._logged = Changes()
         self._changed: dict[Counted, None] = {}
-        self._postponed: list[tuple[object, ...]] = []
+        self._postponed: list[tuple[int, float, float, int, int, int]] = []
         self._deaths: list[tuple[int, int]] = []
         self.reusable = 0
         """Bytes of the file that held nothing any more at the last commit: it does not shrink."""
@@ -205,6 +206,8 @@ class Journal:
             self._logged.write_inserts(db)
         if self._postponed:
             self._wrote = True
+            for *_, place in self._postponed:
+                rows.break_up(db, place)
             db.executemany(
                 "UPDATE message SET place=?, due=?, delay=?, attempts=?, deaths=? WHERE place=?",
                 self._postponed,
@@ -212,6 +215,8 @@ class Journal:
             self._postponed.clear()
         if self._deaths:
             self._wrote = True
+            for _, place in self._deaths:
+                rows.break_up(db, place)
             db.executemany("UPDATE message SET deaths=? WHERE place=?", self._deaths)
             self._deaths.clear()
         self._logged.write_deletes(db)

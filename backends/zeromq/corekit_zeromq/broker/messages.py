@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
+from . import rows
 from .changes import Changes
-from .records import LAST_SEQ, Head, Message, place_of, places_of, restored
+from .records import LAST_SEQ, Head, Message, Placed, place_of, places_of
 
 if TYPE_CHECKING:
     from .journal import Journal
-
-_MESSAGE = "SELECT place, CAST(id AS BLOB), body, attempts, deaths, published_at, crc FROM message"
 
 
 class Messages:
@@ -36,39 +36,34 @@ class Messages:
         """
         messages: list[Message] = []
         damaged: list[int] = []
-        last = after
-        waiting = self._undelayed(*places_of(channel, after))
-        for last, message in islice(waiting, count):
-            if message is None:
-                damaged.append(last)
-                continue
-            messages.append(message)
-            size -= len(message.body)
-            if size <= 0:
-                break
-        waiting.close()
-        return messages, damaged, last
+        place, end = places_of(channel, after)
+        with closing(self._undelayed(place, end)) as waiting:
+            for place, message in islice(chain.from_iterable(waiting), count):
+                if message is None:
+                    damaged.append(place & LAST_SEQ)
+                    continue
+                messages.append(message)
+                size -= len(message.body)
+                if size <= 0:
+                    break
+        return messages, damaged, place & LAST_SEQ
 
-    def _undelayed(self, begin: int, end: int) -> Generator[tuple[int, Message | None]]:
-        """Yield seq and message of those without delay between two places, in order.
+    def _undelayed(self, begin: int, end: int) -> Generator[list[Placed]]:
+        """Yield those without delay between two places, in order, some at a time.
 
         Nothing is written for that: a deep queue is read without a commit of the database.
         """
         logged, fresh = self._logged, self._fresh
-        rows = self._journal.viewer().execute(
-            f"{_MESSAGE} WHERE place>? AND place<? ORDER BY place", (begin, end)
-        )
-        try:
-            for row in rows:
-                place = row[0]
-                if place not in logged.deletes and place not in fresh.deletes:
-                    yield place & LAST_SEQ, restored(*row)
-        finally:
-            rows.close()
+        with closing(rows.read(self._journal.viewer(), begin, end)) as written:
+            for some in written:
+                yield [
+                    one
+                    for one in some
+                    if one[0] not in logged.deletes and one[0] not in fresh.deletes
+                ]
         # What came later has a later place.
-        for place, message in chain(logged.messages(begin, end), fresh.messages(begin, end)):
-            if place not in fresh.deletes:
-                yield message.seq, message
+        yield [one for one in logged.messages(begin, end) if one[0] not in fresh.deletes]
+        yield fresh.messages(begin, end)
 
     def timed(
         self, channel: int, after: tuple[float, int], count: int
@@ -99,14 +94,14 @@ class Messages:
 
     def one(self, place: int) -> Message | None:
         """Read one message; None if it is damaged or not there."""
-        row = self._row(f"{_MESSAGE} WHERE place=?", (place,))
-        return None if row is None else restored(*row)
+        return rows.one(self._journal.reader(), place)
 
     def head(self, channel: int, seq: int) -> Head | None:
         """Read what is known of a message without its body; None if *channel* has none such."""
         if seq > LAST_SEQ:
             return None
         timed = place_of(channel, seq, timed=True)
+        rows.break_up(self._journal.reader(), place_of(channel, seq, timed=False))
         row = self._row(
             "SELECT place=?2, attempts, deaths, due, coalesce(length(CAST(body AS BLOB)), 0) "
             "FROM message WHERE place IN (?1,?2)",
@@ -116,11 +111,9 @@ class Messages:
 
     def oldest(self, channel: int) -> float | None:
         """Return when the first message without delay was published."""
-        row = self._row(
-            "SELECT published_at FROM message WHERE place>? AND place<? ORDER BY place LIMIT 1",
-            places_of(channel),
-        )
-        return None if row is None else float(row[0])
+        with closing(self._undelayed(*places_of(channel))) as waiting:
+            placed = chain.from_iterable(waiting)
+            return next((each.published_at for _, each in placed if each is not None), None)
 
     def _row(self, statement: str, parameters: tuple[object, ...]) -> tuple[Any, ...] | None:
         row: tuple[Any, ...] | None = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 from zlib import crc32
 
@@ -20,6 +21,10 @@ LAST_CHANNEL = (1 << (62 - _SEQ_BITS)) - 2
 #: More attempts than there can have been: they travel in 32 bits.
 _MOST = 1 << 32
 
+#: A message as the database has it: place, id, due, delay, attempts, deaths, published_at, crc,
+#: body.
+Row = tuple[int, str, float | None, float | None, int, int, float, int, bytes]
+
 
 class Message(NamedTuple):
     """A message as it is in the journal."""
@@ -34,6 +39,10 @@ class Message(NamedTuple):
     published_at: float
     timed: bool
     """Whether it has, or had, a time before which it was not to be delivered."""
+
+
+#: A message and its place; None for a message that is damaged.
+Placed = tuple[int, Message | None]
 
 
 class Head(NamedTuple):
@@ -77,6 +86,18 @@ def place_of(channel: int, seq: int, *, timed: bool) -> int:
 def places_of(channel: int, after: int = 0) -> tuple[int, int]:
     """Return the places around the messages of *channel* without delay, from behind *after* on."""
     return place_of(channel, after, timed=False), place_of(channel, 0, timed=True)
+
+
+def messages_of(rows: Iterable[Row]) -> list[Placed]:
+    """Return place and message of rows that are known to be whole."""
+    new = tuple.__new__  # in half the time of the constructor
+    return [
+        (
+            place,
+            new(Message, (place & LAST_SEQ, id_, body, attempts, deaths, at, place & TIMED > 0)),
+        )
+        for place, id_, _, _, attempts, deaths, at, _, body in rows
+    ]
 
 
 def restored(

@@ -16,7 +16,7 @@ logger = logging.getLogger("corekit.broker")
 
 #: "ckzq": marks the file as a journal of this broker, for `file` and for us.
 APPLICATION_ID = 0x636B7A71
-VERSION = 4
+VERSION = 5
 
 #: Pages in the write-ahead log before it is folded into the main file: bounds what a damaged log
 #: can cut off (16 MiB), and how much room a full disk must still have.
@@ -36,7 +36,15 @@ _STATUS = {
     sqlite3.SQLITE_PERM: exits.CANNOT_CREATE,
 }
 
-_QUEUES = """
+_BLOCK = """
+-- Many messages in one row: places of the first and the last, how many, bytes of their bodies.
+CREATE TABLE block (
+    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, entries INTEGER NOT NULL,
+    size INTEGER NOT NULL, crc INTEGER NOT NULL, messages BLOB NOT NULL
+);
+"""
+
+_QUEUES = f"""
 -- A channel without a name was purged: its messages are removed little by little.
 CREATE TABLE channel (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE,
@@ -57,7 +65,7 @@ CREATE TABLE dead (
     published_at REAL NOT NULL, crc INTEGER NOT NULL, body BLOB NOT NULL
 );
 CREATE INDEX dead_id ON dead (place>>45, id);
-"""
+{_BLOCK}"""
 
 _OTHERS = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -237,10 +245,12 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     """Bring a journal of an older format into the present one, or leave it as it is."""
     logger.info("%s is brought into format %d", path, VERSION)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version in {2, 3}:
-        # The same tables. Format 3 has the redo log beside them, 4 the locks in it: older releases
-        # would not look there.
-        connection.execute(f"PRAGMA user_version={VERSION}")
+    if version >= 2:
+        # What is there stays. Format 3 has the redo log beside the tables, 4 the locks in it:
+        # older releases would not look there.
+        connection.executescript(
+            f"BEGIN IMMEDIATE; {_BLOCK} PRAGMA user_version={VERSION}; COMMIT;"
+        )
         return
     channels, last = connection.execute(
         "SELECT (SELECT count(*) FROM channel), (SELECT max(seq) FROM message)"

@@ -61,6 +61,13 @@ class Bench:
             del self.engine.sessions.ready[session]
         self.engine.queues.read_ahead()
 
+    def on_disk(self) -> int:
+        """Count the messages in the database, once everything is in it."""
+        alone, together = self.journal.execute(
+            "SELECT (SELECT count(*) FROM message), (SELECT total(entries) FROM block)"
+        ).fetchone()
+        return int(alone + together)
+
     def bring(self, route: bytes, data: bytes) -> None:
         peer = self.peers.get(route)
         if peer is not None:

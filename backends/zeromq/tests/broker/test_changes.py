@@ -1,10 +1,12 @@
 """Changes that go through the redo log leave the database as if each had been made there."""
 
 import sqlite3
+from itertools import chain
 from typing import Any
 
-from corekit_zeromq.broker import schema
+from corekit_zeromq.broker import rows, schema
 from corekit_zeromq.broker.changes import Changes
+from corekit_zeromq.broker.records import LAST_SEQ, checksum
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 Turn = tuple[int, list[int], dict[str, bool]]
 TURNS: st.SearchStrategy[list[Turn]] = st.lists(
     st.tuples(
-        # Many are written by another statement than a few.
+        # Many are written in blocks.
         st.integers(0, 4) | st.integers(48, 102),
         st.lists(st.integers(0, 30), max_size=4),
         st.dictionaries(st.sampled_from("abc"), st.booleans()),
@@ -33,7 +35,7 @@ def database() -> sqlite3.Connection:
 def content(db: sqlite3.Connection) -> tuple[Any, ...]:
     """Return what is in it: messages, counts, locks, the last seq and token."""
     return (
-        db.execute("SELECT * FROM message ORDER BY place").fetchall(),
+        list(chain.from_iterable(rows.read(db, 0, LAST_SEQ))),
         db.execute("SELECT * FROM channel").fetchall(),
         db.execute("SELECT * FROM lease").fetchall(),
         db.execute("SELECT * FROM meta").fetchall(),
@@ -59,9 +61,9 @@ class Turns:
         changes = Changes()
         for _ in range(publish):
             self.seq += 1
-            changes.inserts[self.seq] = (
-                self.seq, f"m{self.seq}", None, None, 0, 0, 1.5, self.seq * 7, b"x" * self.seq
-            )  # fmt: skip
+            id_, body = f"m{self.seq}", b"x" * self.seq
+            crc = checksum(self.seq, id_.encode(), body)
+            changes.inserts[self.seq] = (self.seq, id_, None, None, 0, 0, 1.5, crc, body)
             changes.ids.setdefault("q", []).append(f"m{self.seq}")
             changes.published_at, changes.last = float(self.seq), self.seq
             self.there.append(self.seq)
@@ -87,6 +89,7 @@ def test_records_say_everything(turns: list[Turn]) -> None:
         write(changes, direct)
     write(logged, redone)
     assert content(redone) == content(direct)
+    assert [place for place, message in content(direct)[0] if message] == maker.there
     direct.close()
     redone.close()
 

@@ -4,10 +4,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.records import Message, place_of
 from hypothesis import example, given
 from hypothesis import strategies as st
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 #: Two queues, whose messages lie between those of the other.
 CHANNELS = (1, 2)

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 from corekit_zeromq.broker.consumer import Consumer
 from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.limits import Limits
@@ -20,6 +21,8 @@ from hypothesis.stateful import (
 )
 
 from corekit.errors import QueueFull
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
 
 #: Windows so small that every path between memory and disk is taken.
 LIMITS = Limits(
@@ -256,6 +259,12 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.queues.purge(QUEUE) == len(gone)
         for seq in gone:
             del self.messages[seq]
+
+    @rule()
+    def checkpoint(self) -> None:
+        """Bring everything into the database."""
+        self.journal.checkpoint()
+        self.kept = {seq: replace(one) for seq, one in self.messages.items()}
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 40.0]))
     def wait(self, seconds: float) -> None:
