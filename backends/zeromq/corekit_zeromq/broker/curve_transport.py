@@ -100,7 +100,20 @@ class CurveTransport:
         # Not the attribute `events`: it takes three times as long, and is asked each turn.
         return bool(int(self._socket.getsockopt(zmq.EVENTS)) & _READABLE)
 
-    def receive(self) -> Arrival | None:
+    def receive(self, count: int, size: int) -> list[Arrival]:
+        arrivals: list[Arrival] = []
+        while len(arrivals) < count and size > 0:
+            arrival = self._receive()
+            if arrival is None:
+                break
+            arrivals.append(arrival)
+            size -= len(arrival.data)
+            # To ask is quicker than to fail.
+            if not self.readable():
+                break
+        return arrivals
+
+    def _receive(self) -> Arrival | None:
         socket = self._socket
         try:
             if self._skipping and not self._skip():

@@ -111,7 +111,8 @@ class _Connection(asyncio.BufferedProtocol):
             self.backlog += sum(map(len, frames)) + _OVERHEAD * len(frames)
             if self.backlog > _BACKLOG:
                 self.transport.pause_reading()
-            self._owner.arrived(self, frames)
+            self._owner.arrived += [(self, frame) for frame in frames]
+            self._owner.tell()
 
     def pause_writing(self) -> None:
         self.is_full = True
@@ -146,7 +147,7 @@ class PlainTransport:
         self._files: list[SocketFile] = []
         self._connections: dict[bytes, _Connection] = {}
         self._count = 0
-        self._arrived: deque[tuple[_Connection, bytes]] = deque()
+        self.arrived: deque[tuple[_Connection, bytes]] = deque()
         self._due: Callable[[], None] | None = None
         self._telling: asyncio.Handle | None = None
         self._now = clock.monotonic
@@ -157,7 +158,7 @@ class PlainTransport:
     def __repr__(self) -> str:
         return (
             f"<PlainTransport {self.addresses} connections={len(self._connections)} "
-            f"arrived={len(self._arrived)}>"
+            f"arrived={len(self.arrived)}>"
         )
 
     # -- beginning and end
@@ -229,18 +230,20 @@ class PlainTransport:
             self._telling = None
 
     def readable(self) -> bool:
-        return bool(self._arrived)
+        return bool(self.arrived)
 
-    def receive(self) -> Arrival | None:
-        if not self._arrived:
-            return None
-        connection, data = self._arrived.popleft()
-        before = connection.backlog
-        connection.backlog = left = before - len(data) - _OVERHEAD
-        if left <= _BACKLOG // 2 < before:
-            connection.transport.resume_reading()
-        # In half the time of its own constructor.
-        return tuple.__new__(Arrival, (connection.route, data, ""))
+    def receive(self, count: int, size: int) -> list[Arrival]:
+        arrivals: list[Arrival] = []
+        while self.arrived and len(arrivals) < count and size > 0:
+            connection, data = self.arrived.popleft()
+            before = connection.backlog
+            connection.backlog = left = before - len(data) - _OVERHEAD
+            if left <= _BACKLOG // 2 < before:
+                connection.transport.resume_reading()
+            # In half the time of its own constructor.
+            arrivals.append(tuple.__new__(Arrival, (connection.route, data, "")))
+            size -= len(data)
+        return arrivals
 
     def send(self, route: bytes, data: bytes) -> bool | None:
         connection = self._connections.get(route)
@@ -281,12 +284,6 @@ class PlainTransport:
     def complain(self, error: Exception) -> None:
         """Log what a connection is ended for."""
         self._complaints.warning(b"stranger", "a connection does not speak ZMTP: %s", error)
-
-    def arrived(self, connection: _Connection, frames: list[bytes]) -> None:
-        """Take frames."""
-        for frame in frames:
-            self._arrived.append((connection, frame))
-        self.tell()
 
     def tell(self) -> None:
         """Let a turn be taken.

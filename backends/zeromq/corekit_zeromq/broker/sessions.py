@@ -179,8 +179,12 @@ class Session:
         if not count:
             return
         frames = self.unacknowledged
-        for frame in list(islice(frames, len(frames) - count, None)):
-            yield frame.number, encode_frame(frame.number, self.told, frame.commands)
+        for number, commands, _ in list(islice(frames, len(frames) - count, None)):
+            # The commands are encoded already.
+            size = len(commands)
+            length = b"%c" % (0x90 | size) if size < 16 else b"\xdd" + size.to_bytes(4, "big")
+            head = b"\x93%b%b%b" % (pack(number), pack(self.told), length)
+            yield number, b"".join((head, *commands))
 
     def acknowledge(self, received: int) -> bool:
         """Forget the frames up to *received*; False if there never was such a frame."""
@@ -204,16 +208,6 @@ def _parts(commands: list[bytes]) -> Iterator[tuple[list[bytes], int]]:
         part.append(command)
         size += len(command)
     yield part, size
-
-
-def encode_frame(number: int, received: int, commands: list[bytes]) -> bytes:
-    """Return a frame of commands that are encoded already."""
-    count = len(commands)
-    if count < 16:
-        head = b"\x93%b%b%c" % (pack(number), pack(received), 0x90 | count)
-    else:
-        head = b"\x93%b%b%b" % (pack(number), pack(received), b"\xdd" + count.to_bytes(4, "big"))
-    return b"".join((head, *commands))
 
 
 class Sessions:

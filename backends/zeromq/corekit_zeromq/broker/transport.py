@@ -44,8 +44,8 @@ class Transport(Protocol):
         """Whether there is something to receive."""
         ...
 
-    def receive(self) -> Arrival | None:
-        """Return the next frame, None if there is none now."""
+    def receive(self, count: int, size: int) -> list[Arrival]:
+        """Return the next frames, at most *count*, and about *size* bytes; none if none is here."""
         ...
 
     def send(self, route: bytes, data: bytes) -> bool | None:

@@ -72,7 +72,7 @@ class Turns:
         self._ended = False
         self._actions: list[Callable[[], object]] = []
         self._alarm: asyncio.TimerHandle | None = None
-        self._transport.attend(self._due)
+        self._transport.attend(self._turn)
         self.wake()
 
     def __repr__(self) -> str:
@@ -85,10 +85,9 @@ class Turns:
         self._engine.closing = True
         if self._committing is not None:
             await asyncio.wait([self._committing])
-        if not self._ended:
-            self._turn()
-            if self._committing is not None:
-                await asyncio.wait([self._committing])
+        self._turn()
+        if self._committing is not None:
+            await asyncio.wait([self._committing])
         if not self._ended:
             self._checkpoint()
         self._ended = True
@@ -100,17 +99,12 @@ class Turns:
         """Take a turn as soon as possible."""
         if not self._is_due:
             self._is_due = True
-            self._loop.call_soon(self._due)
+            self._loop.call_soon(self._turn)
 
     def within(self, action: Callable[[], object]) -> None:
         """Do *action* in the next turn: between turns the journal may belong to its thread."""
         self._actions.append(action)
         self.wake()
-
-    def _due(self) -> None:
-        self._is_due = False
-        if self._committing is None and not self._ended:
-            self._turn()
 
     def tick(self, now: float) -> None:
         """Do what time asks for; also the safety net should an edge of the socket be missed."""
@@ -125,8 +119,7 @@ class Turns:
             self._fail(error)
             return
         self._tick_is_due = True
-        if self._committing is None:
-            self._turn()
+        self._turn()
 
     def _checkpoint(self) -> None:
         try:
@@ -141,10 +134,13 @@ class Turns:
         self._failed(error)
 
     def _turn(self) -> None:
+        self._is_due = False
+        if self._committing is not None or self._ended:
+            return
         engine = self._engine
         engine.now, engine.wall = self._clock.monotonic(), self._clock.time()
         try:
-            more = self._drain()
+            self._drain()
             for action in self._actions:
                 action()
             self._actions.clear()
@@ -153,29 +149,30 @@ class Turns:
             is_due = self._tick_is_due or engine.closing
             if self._tick_is_due:
                 self._tick_is_due = False
-                engine.tick(drained=not more)
+                engine.tick(drained=not self._transport.readable())
             engine.finish()
             if not (self._journal.urgent or (is_due and self._journal.pending)):
-                self._send()
+                self._send(settled=not self._journal.pending)
             elif self._pace(checkpoint=not self._journal.appends).seconds <= _INLINE:
                 begun = self._clock.monotonic()
                 checkpoint = self._journal.commit()
                 self._pace(checkpoint=checkpoint).add(self._clock.monotonic() - begun)
-                self._send()
+                self._send(settled=True)
             else:
                 self._commit_in_thread()
                 return
-            self._end(more=more)
+            self._end()
         except Exception as error:  # noqa: BLE001 - half a turn was done, whatever it was
             self._fail(error)
 
     def _pass_on(self) -> None:
         """Send what came, if it needs no commit: it does not wait for what else is to be done."""
         # A tick judges who is silent: first what a connection brought that has gone is read.
-        if self._journal.urgent or self._tick_is_due:
+        pending = self._journal.pending
+        if self._tick_is_due or (pending and self._journal.urgent):
             return
         if not self._engine.pass_on():
-            self._send()
+            self._send(settled=not pending)
 
     def _pace(self, *, checkpoint: bool) -> _Pace:
         return self._checkpointing if checkpoint else self._appending
@@ -202,16 +199,17 @@ class Turns:
         if seconds > self._engine.limits.heartbeat:
             # What clients said meanwhile is not read yet: that is no silence of theirs.
             self._engine.sessions.extend(seconds)
-        self._send()
+        self._send(settled=True)
         if not self._engine.closing:
-            self._transport.attend(self._due)
-            self._end(more=True)
+            self._transport.attend(self._turn)
+            self._engine.queues.read_ahead()
+            self.wake()
 
-    def _end(self, *, more: bool) -> None:
+    def _end(self) -> None:
         """Prepare the next turn, and see to it that it comes when there is something to do."""
         if not self._engine.closing:
             self._engine.queues.read_ahead()
-        if more or self._engine.queues.busy or self._transport.readable():
+        if self._engine.queues.busy or self._transport.readable():
             self.wake()
             return
         if self._alarm is not None:
@@ -222,14 +220,9 @@ class Turns:
             delay = max(0.0, alarm - self._clock.monotonic())
             self._alarm = self._loop.call_later(delay, self.wake)
 
-    def _drain(self) -> bool:
-        """Give the engine what came in, up to a turn's worth; return whether there may be more."""
-        size = 0
-        for _ in range(_TURN_FRAMES):
-            arrival = self._transport.receive()
-            if arrival is None:
-                return False
-            route, data, user = arrival
+    def _drain(self) -> None:
+        """Give the engine what came in, up to a turn's worth."""
+        for route, data, user in self._transport.receive(_TURN_FRAMES, _TURN_BYTES):
             try:
                 self._engine.receive(route, data, user)
             except sqlite3.Error:
@@ -238,22 +231,16 @@ class Turns:
                 # A fault of ours; whoever provoked it loses its session, the others go on.
                 logger.exception("a frame of %d bytes could not be handled", len(data))
                 self._engine.drop(route)
-            size += len(data)
-            if size > _TURN_BYTES:
-                break
-            # To ask is quicker than to fail.
-            if not self._transport.readable():
-                return False
-        return True
 
-    def _send(self) -> None:
+    def _send(self, *, settled: bool) -> None:
         """Send what the turn has to say; everything it depends on is committed.
 
-        Settled messages may not be: whoever settled them is not told yet, and would settle them
-        again after a crash. So no publisher waits for a commit that only these need.
+        *settled*: settled messages, too. They may not be: whoever settled them is not told yet, and
+        would settle them again after a crash. So no publisher waits for a commit that only these
+        need.
         """
         engine = self._engine
-        engine.tell(settled=not self._journal.pending)
+        engine.tell(settled=settled)
         for route, data in engine.replies:
             self._transport.send(route, data)
         engine.replies.clear()

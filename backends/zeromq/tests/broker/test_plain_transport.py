@@ -14,6 +14,7 @@ from corekit_zeromq.broker import BrokerRefused, Limits
 from corekit_zeromq.broker.addresses import Endpoint
 from corekit_zeromq.broker.plain_transport import PlainTransport
 from corekit_zeromq.broker.rate import RateLimit
+from corekit_zeromq.broker.transport import Arrival
 from corekit_zeromq.link import Link
 from corekit_zeromq.plain_link import PlainLink
 from corekit_zeromq.session import FULL
@@ -67,13 +68,11 @@ async def test_there_and_back() -> None:
             one.link.send(b"one")
             one.link.send(b"more")
             two.link.send(b"two")
-            arrivals = []
-            for _ in range(3):
+            arrivals: list[Arrival] = []
+            while len(arrivals) < 3:
                 await eventually(transport.readable)
-                arrival = transport.receive()
-                assert arrival is not None
-                arrivals.append(arrival)
-            assert transport.receive() is None
+                arrivals += transport.receive(9, MIB)
+            assert transport.receive(9, MIB) == []
             routes = {arrival.data: arrival.route for arrival in arrivals}
             assert routes[b"one"] == routes[b"more"] != routes[b"two"]
             assert [a.data for a in arrivals if a.route == routes[b"one"]] == [b"one", b"more"]
@@ -81,6 +80,20 @@ async def test_there_and_back() -> None:
             await eventually(lambda: two.frames == [b"answer"])
             assert one.frames == []
         await eventually(lambda: transport.send(routes[b"two"], b"late") is None)
+
+
+async def test_what_is_received_is_bounded() -> None:
+    """By frames and by bytes, as whoever asks can take; the rest waits, in order."""
+    async with listening() as transport, Client(transport) as client:
+        for number in range(10):
+            client.link.send(b"%d" % number * 100)
+        await eventually(lambda: len(transport.arrived) == 10)
+        taken = [
+            [one.data[:1] for one in transport.receive(*most)] for most in ((3, MIB), (9, 250))
+        ]
+        assert taken == [[b"0", b"1", b"2"], [b"3", b"4", b"5"]]
+        assert [one.data[:1] for one in transport.receive(9, 1)] == [b"6"]
+        assert [one.data[:1] for one in transport.receive(9, MIB)] == [b"7", b"8", b"9"]
 
 
 async def test_a_flood_waits_outside() -> None:
@@ -99,10 +112,8 @@ async def test_a_flood_waits_outside() -> None:
         most = 0
         while True:
             await eventually(transport.readable)
-            most = max(most, sum(len(data) for _, data in transport._arrived))
-            arrival = transport.receive()
-            assert arrival is not None
-            received += 1
+            most = max(most, sum(len(data) for _, data in transport.arrived))
+            received += len(transport.receive(1, MIB))
             if received == count + 1:
                 break
         assert not transport.readable()
@@ -116,10 +127,10 @@ async def test_many_small_frames_count_by_what_they_take() -> None:
         client.link.send(b"")
         for _ in range(200_000):
             client.link.send(b"")
-        await eventually(lambda: len(transport._arrived) > 4_000)
-        waiting = len(transport._arrived)
+        await eventually(lambda: len(transport.arrived) > 4_000)
+        waiting = len(transport.arrived)
         await asyncio.sleep(0)
-        assert waiting <= len(transport._arrived) < 140_000
+        assert waiting <= len(transport.arrived) < 140_000
 
 
 async def test_who_does_not_read_is_full() -> None:
@@ -135,8 +146,7 @@ async def test_who_does_not_read_is_full() -> None:
         ready = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
         writer.write(greeting + ready + b"\x00\x05hello")
         await eventually(transport.readable)
-        arrival = transport.receive()
-        assert arrival is not None
+        (arrival,) = transport.receive(1, MIB)
         assert arrival.data == b"hello"
         transport.attend(told.set)
         sent = 0
@@ -173,18 +183,18 @@ async def test_silent_connections_end() -> None:
     async with listening() as transport, Client(transport) as silent, Client(transport) as alive:
         silent.link.send(b"once")
         alive.link.send(b"alive")
-        await eventually(lambda: len(transport._arrived) == 2)
+        await eventually(lambda: len(transport.arrived) == 2)
         host, port = transport.addresses[0].removeprefix("tcp://").split(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         writer.write(b"\xff")
         await eventually(lambda: len(transport._connections) == 3)
         now = asyncio.get_running_loop().time()
         for look in range(1, 5):
-            before = len(transport._arrived)
+            before = len(transport.arrived)
             alive.link.send(b"alive")
             # A byte more of a greeting is no sign of life.
             writer.write(b"\0")
-            await eventually(lambda before=before: len(transport._arrived) > before)  # type: ignore[misc]
+            await eventually(lambda before=before: len(transport.arrived) > before)  # type: ignore[misc]
             assert not silent.is_lost
             transport.tick(now + look * 10)
         await eventually(lambda: silent.is_lost)
@@ -243,8 +253,7 @@ async def test_what_was_sent_leaves_at_the_end() -> None:
     async with listening() as transport, Client(transport) as client:
         client.link.send(b"here")
         await eventually(transport.readable)
-        arrival = transport.receive()
-        assert arrival is not None
+        (arrival,) = transport.receive(1, MIB)
         transport.send(arrival.route, bytes(3_000_000))
         await transport.close()
         await eventually(lambda: client.is_lost)
@@ -260,12 +269,12 @@ async def test_under_load_turns_are_shared() -> None:
         clients = [await stack.enter_async_context(Client(transport)) for _ in range(20)]
         for client in clients:
             client.link.send(b"hello")
-        await eventually(lambda: len(transport._arrived) == 20)
+        await eventually(lambda: len(transport.arrived) == 20)
         turns: list[int] = []
 
         def turn() -> None:
-            turns.append(len(transport._arrived))
-            while transport.receive():
+            turns.append(len(transport.arrived))
+            while transport.receive(9, MIB):
                 pass
 
         transport.attend(turn)

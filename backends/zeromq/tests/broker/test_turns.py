@@ -52,8 +52,10 @@ class Wire:
     def readable(self) -> bool:
         return bool(self.arrived)
 
-    def receive(self) -> Arrival | None:
-        return Arrival(*self.arrived.popleft(), "") if self.arrived else None
+    def receive(self, count: int, size: int) -> list[Arrival]:
+        arrivals = [Arrival(*each, "") for each in self.arrived]
+        self.arrived.clear()
+        return arrivals
 
     def send(self, route: bytes, data: bytes) -> bool | None:
         if route == self.gone:
