@@ -190,9 +190,23 @@ PUBLISH = Op.PUBLISH
 MESSAGES = Reply.MESSAGES
 
 
+def packed(value: Any) -> bytes:
+    """Return *value* as bytes: one payload or more are a batch, what `encode` packs is a frame."""
+    # A packer at work belongs to its thread, one that failed to nobody, and a large one keeps its
+    # size.
+    try:
+        packer = _idle.pop()
+    except IndexError:
+        packer = msgpack.Packer()
+    data: bytes = packer.pack(value)
+    if len(data) <= _SMALL:
+        _idle.append(packer)
+    return data
+
+
 def encode(number: int, received: int, commands: Sequence[Sequence[Any]]) -> bytes:
     """Return the frame *number* with *commands*; *received* is the last frame that came in."""
-    return _packed((number, received, commands))
+    return packed((number, received, commands))
 
 
 def decode(frame: bytes, *, elements: int | None = None) -> tuple[int, int, list[list[Any]]]:
@@ -230,11 +244,6 @@ def decode(frame: bytes, *, elements: int | None = None) -> tuple[int, int, list
     return number, received, commands
 
 
-def encode_batch(payloads: Sequence[bytes]) -> bytes:
-    """Return *payloads*, at least one, as a batch."""
-    return _packed(payloads)
-
-
 def decode_batch(count: int, batch: bytes) -> list[bytes]:
     """Return the *count* payloads of *batch*; raises SerializationError if it holds anything else.
 
@@ -252,18 +261,6 @@ def decode_batch(count: int, batch: bytes) -> list[bytes]:
     if type(payloads) is not list or len(payloads) != count or {*map(type, payloads)} != {bytes}:
         raise SerializationError(f"not a batch of {count} payloads")
     return payloads
-
-
-def _packed(value: Any) -> bytes:
-    # One at work belongs to its thread, one that failed to nobody, and a large one keeps its size.
-    try:
-        packer = _idle.pop()
-    except IndexError:
-        packer = msgpack.Packer()
-    data: bytes = packer.pack(value)
-    if len(data) <= _SMALL:
-        _idle.append(packer)
-    return data
 
 
 def _count(frame: bytes, most: int) -> None:

@@ -16,7 +16,7 @@ from .protocol import (
     decode,
     decode_batch,
     encode,
-    encode_batch,
+    packed,
 )
 
 Command = list[Any]
@@ -192,7 +192,7 @@ class Session:
     def _close_frame(self) -> None:
         for command in self._unencoded:
             payloads = command.pop()
-            command += [len(payloads), encode_batch(payloads)]
+            command += [len(payloads), packed(payloads)]
         self._kept.append(self._frame)
         self._open(self._frame.number + 1)
 
@@ -207,11 +207,13 @@ class Session:
                 # Marked first: a frame that fails on its way may have arrived.
                 self._cursor = frame.number
                 self.transmitted = max(self.transmitted, frame.number)
-                self._acknowledged()
+                if self._unacknowledged_frames:
+                    self._acknowledged()
                 commands = frame.commands
                 if not all(commands):
                     commands = [command for command in commands if command]
-                yield encode(frame.number, self.received, commands)
+                # `encode` itself, but for the call: a lone message waits for it.
+                yield packed((frame.number, self.received, commands))
 
     def empty(self) -> bytes:
         """Return a frame that only tells what was received, and that we are there."""

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from corekit_zeromq.protocol import Op, Reply, decode_batch, encode_batch
+from corekit_zeromq.protocol import Op, Reply, decode_batch, packed
 
 
 def publish(channel: str, *payloads: bytes) -> list[Any]:
     """Return the command that publishes *payloads*."""
-    return [Op.PUBLISH, channel, len(payloads), encode_batch(payloads)]
+    return [Op.PUBLISH, channel, len(payloads), packed(payloads)]
 
 
 def messages(channel: str, first: int, *batches: list[bytes]) -> list[Any]:
     """Return the reply with *batches*, whose first message has the number *first*."""
-    packed = [[len(payloads), encode_batch(payloads)] for payloads in batches]
-    return [Reply.MESSAGES, channel, first, packed]
+    batched = [[len(payloads), packed(payloads)] for payloads in batches]
+    return [Reply.MESSAGES, channel, first, batched]
 
 
 def payloads_of(command: list[Any]) -> list[bytes]:

@@ -15,7 +15,7 @@ from corekit_zeromq.cache import Cache
 from corekit_zeromq.client import _connections
 from corekit_zeromq.event_queue import EventQueue
 from corekit_zeromq.lock import Lock
-from corekit_zeromq.protocol import Op, Reply, encode_batch
+from corekit_zeromq.protocol import Op, Reply, packed
 from corekit_zeromq.pub_sub import PubSub
 
 from corekit.config import BackendURL
@@ -520,10 +520,10 @@ async def test_numbers_are_watched() -> None:
     "bad",
     [
         [2, b"\xc1"],
-        [2, encode_batch([b"x"])],
-        [2, encode_batch([b"x", b"y", b"z"])],
-        [2, encode_batch([b"x", b"y"])[:-1]],
-        [2, encode_batch([b"x", b"y"]) + b"z"],
+        [2, packed([b"x"])],
+        [2, packed([b"x", b"y", b"z"])],
+        [2, packed([b"x", b"y"])[:-1]],
+        [2, packed([b"x", b"y"]) + b"z"],
         [2, msgpack.packb([b"x", "text"])],
         [2, msgpack.packb([[b"x", b"y"], [b"x", b"y"]])],
         [2, msgpack.packb({b"x": b"y"})],

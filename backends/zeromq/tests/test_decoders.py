@@ -24,7 +24,7 @@ from corekit_zeromq.protocol import (
     decode,
     decode_batch,
     encode,
-    encode_batch,
+    packed,
 )
 from corekit_zeromq.pub_sub import PubSub
 from corekit_zeromq.session import Session
@@ -53,7 +53,7 @@ NEARLY = st.sampled_from(
         *([0, 0, 0, 0], [["m", b"x", "error", 1, 5.0]], [[b"t", "m", b"x", 1, 0, 5.0]], {}),
         *(["m"], [None, "m"], [["queue_full", "text"]], [["queue_full"]]),
         *([["m", b"x"]], [[b"t", 5, b"x", 1, 0, 5.0]], [[b"t", "m", "x", None, 0, 5.0]]),
-        *([[1, b"x"]], [[1, encode_batch([b"x"])]], [[2, encode_batch([b"x"])], 5]),
+        *([[1, b"x"]], [[1, packed([b"x"])]], [[2, packed([b"x"])], 5]),
     ]
 )
 
@@ -293,7 +293,7 @@ def test_any_frame_of_a_session(frames: list[bytes]) -> None:
     st.one_of(
         st.binary(max_size=60),
         st.lists(st.one_of(st.binary(max_size=5), VALUES), max_size=5).map(msgpack.packb),
-        st.lists(st.binary(max_size=5), max_size=5).map(encode_batch),
+        st.lists(st.binary(max_size=5), max_size=5).map(packed),
     ),
     st.integers(1, 6),
 )
@@ -305,7 +305,7 @@ def test_any_bytes_as_a_batch(batch: bytes, count: int) -> None:
         return
     assert len(payloads) == count
     assert {type(payload) for payload in payloads} == {bytes}
-    assert encode_batch(payloads) == batch or len(batch) > len(encode_batch(payloads))
+    assert packed(payloads) == batch or len(batch) > len(packed(payloads))
 
 
 @pytest.mark.parametrize(
