@@ -1,34 +1,27 @@
-"""One durable queue: what of it is in memory, and who gets the next message."""
+"""One durable queue: how many messages it has, and who gets the next one."""
 
 from __future__ import annotations
 
 import logging
 from collections import deque
 from collections.abc import Iterable
-from heapq import heapify, heappop, heappush
 
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
 from .limits import Limits, Memory
 from .records import ChannelRow, Head, Message, place_of
 from .schedule import Schedule
+from .window import Window
 
 logger = logging.getLogger("corekit.broker.queue")
 
 
 class Queue:
-    """The messages of one queue, in the order of their seq.
+    """The counts of one queue, its consumers, who take turns, and what they hold.
 
-    While nobody consumes, all of them are on disk only, and the counts are all there is in memory.
-    With consumers a window of them is in memory:
-
-    - `_ready`: messages without delay, up to the seq `_cursor`, in order;
-    - `_returned`: seqs of messages that were given back or whose time has come, a heap;
-    - `_schedule`: messages held back;
-    - on disk: `_backlog` messages without delay behind `_cursor`. `_aside` are the seqs of those
-      there that a claim has taken out of turn.
-
-    A message in flight is in none of them. The row in the journal stays until it is settled.
+    Messages without delay are in the `Window`, those held back in the `Schedule`; one in flight is
+    in neither. The row in the journal stays until it is settled. While nobody consumes, the counts
+    are all there is in memory.
     """
 
     def __init__(self, row: ChannelRow, journal: Journal, limits: Limits, memory: Memory) -> None:
@@ -57,13 +50,14 @@ class Queue:
 
     def _reset(self) -> None:
         """Have nothing in memory; right only while nothing is in flight."""
-        self._ready: deque[Message] = deque()
-        self._window = 0
-        self._returned: list[tuple[int, bool]] = []
-        self._aside: set[int] = set()
-        self._cursor = 0
-        self._backlog = self.messages - self.timed
+        self._window = self._new_window(self.messages - self.timed)
         self._schedule = Schedule(self.id, self.timed, self._journal, self._limits)
+
+    def _new_window(self, backlog: int, after: int = 0) -> Window:
+        return Window(
+            self.id, self.name, self._journal, self._limits, self._memory, self._bury_damaged,
+            backlog=backlog, after=after,
+        )  # fmt: skip
 
     # -- consumers
 
@@ -77,7 +71,7 @@ class Queue:
         consumer.credit = 0
         self.suspend(consumer)
         if not self.consumers:
-            self._memory.left += self._window
+            self._window.close()
             self._reset()
 
     def enlist(self, consumer: Consumer) -> None:
@@ -106,19 +100,8 @@ class Queue:
         if due is not None:
             self.timed += 1
             self._schedule.add(due, message.seq)
-        elif (
-            self.consumers
-            and not self._backlog
-            and len(self._ready) < self._limits.window_count
-            and self._window + size <= self._limits.window_bytes
-            and self._memory.left >= size
-        ):
-            self._ready.append(message)
-            self._window += size
-            self._memory.left -= size
-            self._cursor = message.seq
         else:
-            self._backlog += 1
+            self._window.add(message, wanted=bool(self.consumers))
 
     def next_due(self) -> float | None:
         """Return when the next message held back is due; None if there is none."""
@@ -130,9 +113,8 @@ class Queue:
         """Make ready what is due at *now*, as far as memory goes."""
         if not self._schedule.waiting or not self.consumers:
             return
-        room = 16 * self._limits.window_count - len(self._returned)
-        for seq in self._schedule.take_due(now, room):
-            heappush(self._returned, (seq, True))
+        for seq in self._schedule.take_due(now, self._window.room):
+            self._window.give_back(seq, timed=True)
 
     # -- messages go out
 
@@ -144,75 +126,12 @@ class Queue:
     @property
     def dispatchable(self) -> bool:
         """Whether there are both messages and consumers that may get them."""
-        return bool(self._ring and (self._ready or self._backlog or self._returned))
-
-    def take(self, count: int) -> list[Message]:
-        """Take at most *count* messages, and about a window's bytes, out, the first in order."""
-        taken: list[Message] = []
-        room = self._limits.window_bytes
-        while len(taken) < count and room > 0:
-            # A read may give nothing: of messages that were claimed, or are damaged.
-            while not self._ready and self._backlog:
-                self._read_ready(count - len(taken))
-            if self._returned and (not self._ready or self._returned[0][0] < self._ready[0].seq):
-                seq, timed = heappop(self._returned)
-                message = self._journal.messages.one(place_of(self.id, seq, timed=timed))
-                if message is None:
-                    self._bury_damaged(seq)
-                    continue
-            elif self._ready:
-                message = self._ready.popleft()
-                self._window -= len(message.body)
-                self._memory.left += len(message.body)
-            else:
-                break
-            taken.append(message)
-            room -= len(message.body)
-        self.in_flight += len(taken)
-        return taken
+        return bool(self._ring and self._window)
 
     def read_ahead(self) -> None:
-        """Read more from the disk once half of the window has gone, if there is memory for it."""
-        limits = self._limits
-        if (
-            self._backlog
-            and self.consumers
-            and 2 * len(self._ready) < limits.window_count
-            and 2 * self._window < limits.window_bytes
-            and self._memory.left >= limits.window_bytes
-        ):
-            self._read_ready(limits.window_count)
-
-    def _read_ready(self, wanted: int) -> None:
-        """Read the next messages from the disk: a window of them, or those *wanted*.
-
-        The latter once the memory for windows is used up.
-        """
-        count = self._limits.window_count - len(self._ready)
-        size = self._limits.window_bytes - self._window
-        if self._memory.left < size:
-            count = min(count, wanted)
-        messages, damaged, last = self._journal.messages.ready(self.id, self._cursor, count, size)
-        if last == self._cursor:
-            logger.error("queue %r: %d messages are not in the journal", self.name, self._backlog)
-            self._backlog = 0
-            return
-        self._cursor = last
-        for message in messages:
-            if message.seq in self._aside:
-                self._aside.remove(message.seq)
-                continue
-            self._backlog -= 1
-            self._ready.append(message)
-            self._window += len(message.body)
-            self._memory.left -= len(message.body)
-        for seq in damaged:
-            if seq in self._aside:
-                # Whoever holds it got it whole.
-                self._aside.remove(seq)
-                continue
-            self._backlog -= 1
-            self._bury_damaged(seq)
+        """Have the next messages in memory if somebody consumes."""
+        if self.consumers:
+            self._window.read_ahead()
 
     def _bury_damaged(self, seq: int) -> None:
         head = self._journal.messages.head(self.id, seq)
@@ -232,7 +151,7 @@ class Queue:
             self.timed -= 1
             self._schedule.aside.pop(seq, None)
         else:
-            self._aside.discard(seq)
+            self._window.aside.discard(seq)
         self._journal.count(self)
 
     def dispatch(self, quantum: int, epoch: int, number: int, touched: dict[Consumer, None]) -> int:
@@ -245,7 +164,8 @@ class Queue:
         if not ring:
             return 0
         credit = sum(consumer.credit for consumer in ring)
-        messages = self.take(min(quantum, credit))
+        messages = self._window.take(min(quantum, credit))
+        self.in_flight += len(messages)
         pack = TOKEN.pack
         for place, message in enumerate(messages):
             seq, id_, body, attempts, deaths, published_at, timed = message
@@ -272,7 +192,7 @@ class Queue:
     def _put_back(self, messages: list[Message]) -> None:
         self.in_flight -= len(messages)
         for message in messages:
-            heappush(self._returned, (message.seq, message.timed))
+            self._window.give_back(message.seq, timed=message.timed)
 
     # -- deliveries end
 
@@ -288,7 +208,7 @@ class Queue:
     def give_back(self, held: Held, *, died: bool) -> None:
         """Make a message deliverable again, at its place; *died*: and count a death."""
         self.in_flight -= 1
-        heappush(self._returned, (held.seq, held.timed))
+        self._window.give_back(held.seq, timed=held.timed)
         if died:
             self._journal.set_deaths(self._place(held), held.deaths + 1)
 
@@ -313,7 +233,7 @@ class Queue:
         if held.timed:
             self._schedule.aside.pop(held.seq, None)
         else:
-            self._aside.discard(held.seq)
+            self._window.aside.discard(held.seq)
             self.timed += 1
             self._journal.count(self)
         self._schedule.add(due, held.seq)
@@ -336,27 +256,11 @@ class Queue:
 
     def _withdraw(self, seq: int, head: Head) -> bool:
         """Take the message *seq* out, wherever it waits; False if it does not wait."""
-        if seq in self._aside or seq in self._schedule.aside:
+        if seq in self._schedule.aside:
             return False
-        if head.due is None:
-            if seq > self._cursor:
-                self._aside.add(seq)
-                self._backlog -= 1
-                return True
-            for message in self._ready:
-                if message.seq == seq:
-                    self._ready.remove(message)
-                    self._window -= len(message.body)
-                    self._memory.left += len(message.body)
-                    return True
-        elif self._schedule.withdraw(head.due, seq):
+        if head.due is not None and self._schedule.withdraw(head.due, seq):
             return True
-        waiting = (seq, head.timed)
-        if waiting in self._returned:
-            self._returned.remove(waiting)
-            heapify(self._returned)
-            return True
-        return False
+        return self._window.withdraw(seq, head)
 
     # -- the whole
 
@@ -379,14 +283,13 @@ class Queue:
         self.id = self._journal.channels.purge(
             self.id, self.name, [(one.seq, one.timed) for one in held]
         )
-        self._memory.left += self._window
+        self._window.close()
         self.messages = len(held)
         self.bytes = sum(one.size for one in held)
         self.timed = sum(one.timed for one in held)
         self.dead = 0
         self._journal.count(self)
-        self._reset()
-        # What is in flight comes back through `_returned`, never by being read in order.
-        self._cursor, self._backlog = last, 0
+        # What is in flight comes back to the window, never by being read in order.
+        self._window = self._new_window(0, last)
         self._schedule = Schedule(self.id, 0, self._journal, self._limits, all_known=True)
         return removed

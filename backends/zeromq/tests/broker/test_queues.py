@@ -307,8 +307,8 @@ class QueueMachine(RuleBasedStateMachine):
             sum(bool(one.error) for one in self.messages.values()),
         )
         queue = self.queues._queues[QUEUE]
-        assert self.queues._memory.left == LIMITS.window_total - queue._window
-        assert queue._window == sum(len(one.body) for one in queue._ready)
+        assert self.queues._memory.left == LIMITS.window_total - queue._window._size
+        assert queue._window._size == sum(len(one.body) for one in queue._window._ready)
         assert queue.bytes == sum(len(one.body) for one in self.messages.values() if not one.error)
 
     @invariant()

@@ -1,0 +1,208 @@
+"""What of one queue is in memory: the messages that come next."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+
+from .journal import Journal
+from .limits import Limits, Memory
+from .records import Head, Message, place_of
+
+logger = logging.getLogger("corekit.broker.queue")
+
+
+class Window:
+    """The messages of a queue that can be had now, in the order of their seq.
+
+    - `_ready`: messages without delay, up to the seq `_cursor`, in order; `_size` bytes;
+    - `_returned`: seqs of messages that were given back or whose time has come, a heap;
+    - on disk: `_backlog` messages without delay behind `_cursor`. `aside` are the seqs of those
+      there that were taken out of turn: whoever is done with one has to remove it from `aside`.
+
+    *damaged* is called with the seq of a message that was found to be damaged on disk, and is in
+    none of these any more.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_channel",
+        "_cursor",
+        "_damaged",
+        "_journal",
+        "_limits",
+        "_memory",
+        "_ready",
+        "_returned",
+        "_size",
+        "aside",
+        "name",
+    )
+
+    def __init__(
+        self,
+        channel: int,
+        name: str,
+        journal: Journal,
+        limits: Limits,
+        memory: Memory,
+        damaged: Callable[[int], None],
+        *,
+        backlog: int,
+        after: int = 0,
+    ) -> None:
+        """Have nothing in memory of *backlog* messages on disk, behind the seq *after*."""
+        self.name = name
+        self.aside: set[int] = set()
+        self._channel = channel
+        self._journal = journal
+        self._limits = limits
+        self._memory = memory
+        self._damaged = damaged
+        self._ready: deque[Message] = deque()
+        self._size = 0
+        self._returned: list[tuple[int, bool]] = []
+        self._cursor = after
+        self._backlog = backlog
+
+    def __repr__(self) -> str:
+        return (
+            f"<Window {self.name!r} ready={len(self._ready)} returned={len(self._returned)} "
+            f"backlog={self._backlog}>"
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._ready or self._backlog or self._returned)
+
+    def close(self) -> None:
+        """Give the memory back; the window is of no use any more."""
+        self._memory.left += self._size
+        self._size = 0
+
+    # -- messages come in
+
+    def add(self, message: Message, *, wanted: bool) -> None:
+        """Take a message without delay that the journal was given, the newest of all.
+
+        It is kept in memory if there is room, and it is *wanted*: somebody consumes.
+        """
+        size = len(message.body)
+        if (
+            wanted
+            and not self._backlog
+            and len(self._ready) < self._limits.window_count
+            and self._size + size <= self._limits.window_bytes
+            and self._memory.left >= size
+        ):
+            self._ready.append(message)
+            self._size += size
+            self._memory.left -= size
+            self._cursor = message.seq
+        else:
+            self._backlog += 1
+
+    def give_back(self, seq: int, *, timed: bool) -> None:
+        """Take a message that was here before, or has become due; *timed*: it has, or had, a delay.
+
+        It comes at its place.
+        """
+        heappush(self._returned, (seq, timed))
+
+    @property
+    def room(self) -> int:
+        """How many messages more may be given back that nobody has had yet."""
+        return 16 * self._limits.window_count - len(self._returned)
+
+    # -- messages go out
+
+    def take(self, count: int) -> list[Message]:
+        """Take at most *count* messages, and about a window's bytes, out, the first in order."""
+        taken: list[Message] = []
+        room = self._limits.window_bytes
+        while len(taken) < count and room > 0:
+            # A read may give nothing: of messages that were claimed, or are damaged.
+            while not self._ready and self._backlog:
+                self._read(count - len(taken))
+            if self._returned and (not self._ready or self._returned[0][0] < self._ready[0].seq):
+                seq, timed = heappop(self._returned)
+                place = place_of(self._channel, seq, timed=timed)
+                message = self._journal.messages.one(place)
+                if message is None:
+                    self._damaged(seq)
+                    continue
+            elif self._ready:
+                message = self._ready.popleft()
+                self._size -= len(message.body)
+                self._memory.left += len(message.body)
+            else:
+                break
+            taken.append(message)
+            room -= len(message.body)
+        return taken
+
+    def read_ahead(self) -> None:
+        """Read more from the disk once half of the window has gone, if there is memory for it."""
+        limits = self._limits
+        if (
+            self._backlog
+            and 2 * len(self._ready) < limits.window_count
+            and 2 * self._size < limits.window_bytes
+            and self._memory.left >= limits.window_bytes
+        ):
+            self._read(limits.window_count)
+
+    def _read(self, wanted: int) -> None:
+        """Read the next messages from the disk: a window of them, or those *wanted*.
+
+        The latter once the memory for windows is used up.
+        """
+        count = self._limits.window_count - len(self._ready)
+        size = self._limits.window_bytes - self._size
+        if self._memory.left < size:
+            count = min(count, wanted)
+        messages = self._journal.messages
+        whole, damaged, last = messages.ready(self._channel, self._cursor, count, size)
+        if last == self._cursor:
+            logger.error("queue %r: %d messages are not in the journal", self.name, self._backlog)
+            self._backlog = 0
+            return
+        self._cursor = last
+        for message in whole:
+            if message.seq in self.aside:
+                self.aside.remove(message.seq)
+                continue
+            self._backlog -= 1
+            self._ready.append(message)
+            self._size += len(message.body)
+            self._memory.left -= len(message.body)
+        for seq in damaged:
+            if seq in self.aside:
+                # Whoever holds it got it whole.
+                self.aside.remove(seq)
+                continue
+            self._backlog -= 1
+            self._damaged(seq)
+
+    def withdraw(self, seq: int, head: Head) -> bool:
+        """Take the message *seq* out of turn; False if it does not wait here."""
+        if seq in self.aside:
+            return False
+        if head.due is None:
+            if seq > self._cursor:
+                self.aside.add(seq)
+                self._backlog -= 1
+                return True
+            for message in self._ready:
+                if message.seq == seq:
+                    self._ready.remove(message)
+                    self._size -= len(message.body)
+                    self._memory.left += len(message.body)
+                    return True
+        returned = (seq, head.timed)
+        if returned not in self._returned:
+            return False
+        self._returned.remove(returned)
+        heapify(self._returned)
+        return True
