@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import repeat
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from math import isfinite
 from typing import NamedTuple
 from zlib import crc32
 
 import msgpack
 
-from .records import LAST_SEQ, Message, Placed, Row, messages_of, restored
+from .records import LAST_SEQ, Row, restored
 
-#: More messages than a block has.
-_TOO_MANY = 1000
+#: Before the messages of a block stands their checksum.
+_CRC = 4
+
+#: What each of them begins with: an array of nine, and a place.
+_MARK = b"\x99\xcf"
 
 #: A checksum that no message has.
-_DAMAGED = -1
-
-#: What reading bytes raises that were never written.
-_UNREADABLE = (ValueError, TypeError, RecursionError, msgpack.UnpackException)
+_NO_CRC = -1
 
 
-class Block(NamedTuple):
-    """Messages of one queue, without delay, in their order."""
+class Extent(NamedTuple):
+    """What is known of a block without its messages, which are of one queue, in order."""
 
     first: int
     """The place of the first message."""
@@ -34,78 +35,110 @@ class Block(NamedTuple):
     size: int
     """Bytes of all bodies."""
 
+    published_at: float
+    """When the first was published."""
+
     crc: int
-    messages: bytes
 
     @classmethod
-    def of(cls, rows: Sequence[Row]) -> Block:
-        """Return the block of *rows*."""
-        known = (rows[0][0], rows[-1][0], len(rows), sum(len(row[-1]) for row in rows))
-        messages = msgpack.packb(rows)
-        return cls(*known, _checksum(known, messages), messages)
+    def of(cls, rows: Sequence[Row]) -> Extent:
+        """Return that of the block of *rows*."""
+        size = sum(len(row[-1]) for row in rows)
+        known = (rows[0][0], rows[-1][0], len(rows), size, float(rows[0][6]))
+        return cls(*known, _checksum(known))
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is what was written, as far as can be known."""
-        return self.crc == _checksum(self[:4], self.messages)
-
-    def read(self) -> list[Placed]:
-        """Return place and message of each."""
-        if self.is_whole:
-            return messages_of(self._unpacked())
-        return [(row[0], _restored(row)) for row in self._rescued()]
-
-    def rows(self) -> list[Row]:
-        """Return the messages as rows of their own, damaged ones among them if it is damaged."""
-        return self._unpacked() if self.is_whole else self._rescued()
-
-    def _unpacked(self) -> list[Row]:
-        return list(msgpack.unpackb(self.messages, use_list=False))
-
-    def _rescued(self) -> list[Row]:
-        """Return a row for each message; without its body if they cannot be told apart."""
-        try:
-            rows = [_rescued(self.first & ~LAST_SEQ, row) for row in self._unpacked()]
-        except _UNREADABLE:
-            rows = []
-        places = [row[0] for row in rows]
-        found = (*places[:1], *places[-1:], len(rows), sum(len(row[-1]) for row in rows))
-        # Either the messages are damaged, or what is known of them.
-        if (rows and all(map(_restored, rows))) or (
-            found == self[:4] and places == sorted(set(places))
-        ):
-            return rows
-        entries, size = self.entries, self.size
-        if not (type(entries) is int and 0 < entries < _TOO_MANY):
-            entries = 1
-        if not (type(size) is int and size >= 0):
-            size = 0
-        # As many messages and bytes as the queue counts.
-        bodies = (self.messages[:size], *repeat(b"", entries - 1))
-        return [_damaged(self.first + number, "", body) for number, body in enumerate(bodies)]
+        """Whether it is what was written."""
+        return self.crc == _checksum(self[:-1])
 
 
-def _checksum(known: tuple[object, ...], messages: bytes) -> int:
-    return crc32(messages, crc32(b"%a" % (known,)))
+def _checksum(known: tuple[float, ...]) -> int:
+    return crc32(b"%a" % (known,))
 
 
-def _rescued(channel: int, row: Row) -> Row:
-    """Return *row*, or one that is known to be damaged; raises TypeError for what is none.
+def packed(rows: Sequence[Row]) -> bytes:
+    """Return the messages of a block as bytes."""
+    data: bytes = msgpack.packb(rows)
+    return crc32(data).to_bytes(_CRC, "big") + data
 
-    *channel*: what a place has above its seq, of which no message's checksum knows.
+
+def unpacked(data: bytes) -> tuple[Row, ...] | None:
+    """Return the messages of a block; None if they are damaged."""
+    messages = memoryview(data)[_CRC:]
+    if data[:_CRC] != crc32(messages).to_bytes(_CRC, "big"):
+        return None
+    rows: tuple[Row, ...] = msgpack.unpackb(messages, use_list=False)
+    return rows
+
+
+def rescued(extent: Extent, data: bytes, taken: Iterable[int]) -> list[Row]:
+    """Return a row for each message of a damaged block; for a damaged message, a damaged one.
+
+    *taken* are places that these cannot have. If what is known of the block is damaged, too, nobody
+    can tell how many there were: only what is whole is returned.
     """
-    place, id_, _, _, _, _, _, _, body = row
+    rows: dict[int, Row] = {}
+    damaged: list[tuple[str, bytes]] = []
+    position = 0
+    while (begin := data.find(_MARK, position)) >= 0:
+        row, length = _row_at(data, begin)
+        if row is not None and _is_whole(row) and _belongs(row[0], extent):
+            rows.setdefault(row[0], row)
+            position = begin + length
+            continue
+        if row is not None:
+            damaged.append((row[1], row[-1]))
+        # Its length may be what is damaged.
+        position = begin + 1
+    whole = sorted(rows.values())
+    return whole + _lost(extent, data, whole, damaged, taken) if extent.is_whole else whole
+
+
+def _row_at(data: bytes, begin: int) -> tuple[Row | None, int]:
+    """Return the row that begins somewhere, None if there is none, and its length."""
+    unpacker = msgpack.Unpacker(use_list=False, unicode_errors="replace")
+    unpacker.feed(data[begin:])
+    try:
+        place, id_, _, _, _, _, at, crc, body = unpacker.unpack()
+    except Exception:  # noqa: BLE001 - whatever reading bytes raises that were never written
+        return None, 0
     if not (type(place) is int and type(id_) is str and type(body) is bytes):
-        raise TypeError("no message")
-    place = channel | place & LAST_SEQ
-    row = place, *row[1:]
-    return row if _restored(row) else _damaged(place, id_, body)
+        return None, 0
+    published_at = at if type(at) is float and isfinite(at) else 0.0
+    # Nobody has had it, or it would have a row of its own.
+    return (place, id_, None, None, 0, 0, published_at, crc, body), unpacker.tell()
 
 
-def _damaged(place: int, id: str, body: bytes) -> Row:  # noqa: A002 - the message's id
-    return place, id, None, None, 0, 0, 0.0, _DAMAGED, body
+def _is_whole(row: Row) -> bool:
+    place, id_, _, _, attempts, deaths, at, crc, body = row
+    return restored(place, id_.encode(), body, attempts, deaths, at, crc) is not None
 
 
-def _restored(row: Row) -> Message | None:
-    place, id_, _, _, attempts, deaths, published_at, crc, body = row
-    return restored(place, id_.encode(), body, attempts, deaths, published_at, crc)
+def _belongs(place: int, extent: Extent) -> bool:
+    """Tell whether this can be the place of a message, whose checksum knows its seq only."""
+    if extent.is_whole:
+        return extent.first <= place <= extent.last
+    return place & ~LAST_SEQ == extent.first & ~LAST_SEQ
+
+
+def _lost(
+    extent: Extent,
+    data: bytes,
+    whole: list[Row],
+    damaged: list[tuple[str, bytes]],
+    taken: Iterable[int],
+) -> list[Row]:
+    """Return damaged rows that are as many, and have as many bytes, as the queue counts."""
+    missing = extent.entries - len(whole)
+    left = extent.size - sum(len(row[-1]) for row in whole)
+    taken = {*taken, *(row[0] for row in whole)}
+    places = (place for place in range(extent.first, extent.last + 1) if place not in taken)
+    rows: list[Row] = []
+    for number, place in enumerate(islice(places, missing)):
+        id_, body = damaged[number] if number < len(damaged) else ("", b"")
+        # What is not known to be anybody's body is the last one's.
+        body = body[:left] if number < missing - 1 else (body + data)[:left].ljust(left, b"\0")
+        left -= len(body)
+        rows.append((place, id_, None, None, 0, 0, 0.0, _NO_CRC, body))
+    return rows

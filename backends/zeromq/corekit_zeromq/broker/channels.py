@@ -77,13 +77,12 @@ class Channels:
             (place_of(new, seq, timed=timed), place_of(channel, seq, timed=timed))
             for seq, timed in kept
         ]
-        for _, place in moves:
-            rows.break_up(db, place)
+        rows.break_up(db, [place for _, place in moves])
         db.executemany("UPDATE message SET place=? WHERE place=?", moves)
         return new
 
     def sweep(self, count: int) -> bool:
-        """Remove at most *count* rows that were purged; return whether there may be more."""
+        """Remove about *count* rows of what was purged; return whether there may be more."""
         while count > 0:
             # Usually there is nothing: then there must be nothing to commit, either.
             row = self._journal.peek("SELECT id FROM channel WHERE name IS NULL LIMIT 1").fetchone()

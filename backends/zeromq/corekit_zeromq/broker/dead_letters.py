@@ -10,6 +10,14 @@ from .records import LAST_SEQ, TIMED, checksum, places_of
 if TYPE_CHECKING:
     from .journal import Journal
 
+#: What is damaged may be of another type now, or null.
+_BURY = (
+    "INSERT INTO dead SELECT ?, coalesce(CAST(id AS TEXT), ''), ?, ?, coalesce(?, at), at, "
+    "coalesce(crc, 0), coalesce(CAST(body AS BLOB), x'') "
+    "FROM (SELECT *, coalesce(CAST(published_at AS REAL), 0.0) AS at FROM message) "
+    "WHERE place=?"
+)
+
 
 class DeadLetters:
     """The messages that died, oldest first: each at the place that it had without a delay."""
@@ -23,15 +31,9 @@ class DeadLetters:
     def bury(self, place: int, attempts: int, error: str, died_at: float | None = None) -> None:
         """Make a message a dead letter; without *died_at* it died when it was published."""
         db = self._journal.writer()
-        rows.break_up(db, place)
-        # What is damaged may be of another type now, or null.
-        db.execute(
-            "INSERT INTO dead SELECT ?, coalesce(CAST(id AS TEXT), ''), ?, ?, coalesce(?, at), at, "
-            "coalesce(crc, 0), coalesce(CAST(body AS BLOB), x'') "
-            "FROM (SELECT *, coalesce(CAST(published_at AS REAL), 0.0) AS at FROM message) "
-            "WHERE place=?",
-            (place & ~TIMED, attempts, error, died_at, place),
-        )
+        row = (place & ~TIMED, attempts, error, died_at, place)
+        if not db.execute(_BURY, row).rowcount and rows.break_up(db, [place]):
+            db.execute(_BURY, row)
         db.execute("DELETE FROM message WHERE place=?", (place,))
 
     def read(self, channel: int, count: int, size: int) -> list[tuple[str, bytes, str, int, float]]:

@@ -13,7 +13,8 @@ from .recent import RecentIds
 #: Rows that one step of housekeeping looks at, besides as many as came since the last one.
 _STEP = 2000
 
-#: Whether the message of a row of `dedup` is still there, in either of its places.
+#: Whether the message of a row of `dedup` is still there, in either of its places. It is in no
+#: block: `remember` has it written before the next one is there.
 _WAITS = (
     "EXISTS (SELECT 1 FROM channel JOIN message ON message.place IN "
     "((channel.id<<45)|dedup.seq, (channel.id<<45)|(1<<44)|dedup.seq) "

@@ -206,8 +206,7 @@ class Journal:
             self._logged.write_inserts(db)
         if self._postponed:
             self._wrote = True
-            for *_, place in self._postponed:
-                rows.break_up(db, place)
+            rows.break_up(db, [place for *_, place in self._postponed])
             db.executemany(
                 "UPDATE message SET place=?, due=?, delay=?, attempts=?, deaths=? WHERE place=?",
                 self._postponed,
@@ -215,8 +214,7 @@ class Journal:
             self._postponed.clear()
         if self._deaths:
             self._wrote = True
-            for _, place in self._deaths:
-                rows.break_up(db, place)
+            rows.break_up(db, [place for _, place in self._deaths])
             db.executemany("UPDATE message SET deaths=? WHERE place=?", self._deaths)
             self._deaths.clear()
         self._logged.write_deletes(db)

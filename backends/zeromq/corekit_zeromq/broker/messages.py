@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,12 @@ from .records import LAST_SEQ, Head, Message, Placed, place_of, places_of
 
 if TYPE_CHECKING:
     from .journal import Journal
+
+#: What is known of the message in one of two places: in the second it is `timed`.
+_HEAD = (
+    "SELECT place=?2, attempts, deaths, due, coalesce(length(CAST(body AS BLOB)), 0) "
+    "FROM message WHERE place IN (?1,?2)"
+)
 
 
 class Messages:
@@ -34,9 +40,21 @@ class Messages:
         At most *count*, and about *size* bytes. Returns them, the seqs of those that are damaged,
         and the seq up to which was read.
         """
+        damaged: rows.DamagedBlock | None = None
+        while True:
+            try:
+                return self._ready(*places_of(channel, after), count, size)
+            except rows.DamagedBlock as error:
+                if damaged is not None and error.extent == damaged.extent:
+                    raise rows.misplaced() from error
+                damaged = error
+                rows.mend(self._journal.writer(), error.extent)
+
+    def _ready(
+        self, place: int, end: int, count: int, size: int
+    ) -> tuple[list[Message], list[int], int]:
         messages: list[Message] = []
         damaged: list[int] = []
-        place, end = places_of(channel, after)
         with closing(self._undelayed(place, end)) as waiting:
             for place, message in islice(chain.from_iterable(waiting), count):
                 if message is None:
@@ -100,22 +118,22 @@ class Messages:
         """Read what is known of a message without its body; None if *channel* has none such."""
         if seq > LAST_SEQ:
             return None
-        timed = place_of(channel, seq, timed=True)
-        rows.break_up(self._journal.reader(), place_of(channel, seq, timed=False))
-        row = self._row(
-            "SELECT place=?2, attempts, deaths, due, coalesce(length(CAST(body AS BLOB)), 0) "
-            "FROM message WHERE place IN (?1,?2)",
-            (place_of(channel, seq, timed=False), timed),
-        )
+        places = [place_of(channel, seq, timed=timed) for timed in (False, True)]
+        row = self._row(_HEAD, places)
+        if row is None and rows.break_up(self._journal.reader(), places):
+            row = self._row(_HEAD, places)
         return None if row is None else Head(bool(row[0]), *row[1:])
+
+    def counted(self, channel: int) -> tuple[int, int]:
+        """Count the messages of *channel*, and the bytes of their bodies, by looking at all."""
+        begin, end = (place_of(each, 0, timed=False) for each in (channel, channel + 1))
+        return rows.counted(self._journal.reader(), begin, end)
 
     def oldest(self, channel: int) -> float | None:
         """Return when the first message without delay was published."""
-        with closing(self._undelayed(*places_of(channel))) as waiting:
-            placed = chain.from_iterable(waiting)
-            return next((each.published_at for _, each in placed if each is not None), None)
+        return rows.oldest(self._journal.reader(), *places_of(channel))
 
-    def _row(self, statement: str, parameters: tuple[object, ...]) -> tuple[Any, ...] | None:
+    def _row(self, statement: str, parameters: Sequence[object]) -> tuple[Any, ...] | None:
         row: tuple[Any, ...] | None = (
             self._journal.reader().execute(statement, parameters).fetchone()
         )

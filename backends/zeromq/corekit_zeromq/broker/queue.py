@@ -46,7 +46,11 @@ class Queue:
         )
 
     def counts(self) -> tuple[int, int, int, int, int]:
-        return self.messages, self.bytes, self.timed, self.dead, self.id
+        # Below 0 they are after damage only: the next start must not take that for more of it.
+        messages, size, timed, dead = self.messages, self.bytes, self.timed, self.dead
+        if min(messages, size, timed, dead) < 0:
+            messages, size, timed, dead = (max(0, one) for one in (messages, size, timed, dead))
+        return messages, size, timed, dead, self.id
 
     def _reset(self) -> None:
         """Have nothing in memory; right only while nothing is in flight."""
@@ -54,10 +58,7 @@ class Queue:
         self._schedule = Schedule(self.id, self.timed, self._journal, self._limits)
 
     def _new_window(self, backlog: int, after: int = 0) -> Window:
-        return Window(
-            self.id, self.name, self._journal, self._limits, self._memory, self._bury_damaged,
-            backlog=backlog, after=after,
-        )  # fmt: skip
+        return Window(self, self._journal, self._limits, self._memory, backlog=backlog, after=after)
 
     # -- consumers
 
@@ -133,7 +134,8 @@ class Queue:
         if self.consumers:
             self._window.read_ahead()
 
-    def _bury_damaged(self, seq: int) -> None:
+    def bury_damaged(self, seq: int) -> None:
+        """Make a message that is damaged on disk a dead letter."""
         head = self._journal.messages.head(self.id, seq)
         logger.error("queue %r: message %d is damaged, and becomes a dead letter", self.name, seq)
         if head is not None:
@@ -142,6 +144,12 @@ class Queue:
             self._journal.dead_letters.bury(place, attempts, "the message was damaged on disk")
             self.dead += 1
             self.forget(seq, head.size, timed=head.timed)
+
+    def miss(self, count: int) -> None:
+        """Take note that so many messages are not on disk, and count what is."""
+        logger.error("queue %r: %d messages are not in the journal", self.name, count)
+        self.messages, self.bytes = self._journal.messages.counted(self.id)
+        self._journal.count(self)
 
     def forget(self, seq: int, size: int, *, timed: bool) -> None:
         """Count one message less: *seq*, which is not on disk any more."""

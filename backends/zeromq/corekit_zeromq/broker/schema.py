@@ -37,10 +37,11 @@ _STATUS = {
 }
 
 _BLOCK = """
--- Many messages in one row: places of the first and the last, how many, bytes of their bodies.
+-- Many messages in one row: places of the first and the last, their number, bytes of their bodies,
+-- when the first was published. `crc` is that of all these, `messages` begins with its own.
 CREATE TABLE block (
     first INTEGER PRIMARY KEY, last INTEGER NOT NULL, entries INTEGER NOT NULL,
-    size INTEGER NOT NULL, crc INTEGER NOT NULL, messages BLOB NOT NULL
+    size INTEGER NOT NULL, published_at REAL NOT NULL, crc INTEGER NOT NULL, messages BLOB NOT NULL
 );
 """
 

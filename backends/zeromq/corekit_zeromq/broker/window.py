@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
-from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from typing import Protocol
 
 from .journal import Journal
 from .limits import Limits, Memory
 from .records import Head, Message, place_of
 
-logger = logging.getLogger("corekit.broker.queue")
+
+class Owner(Protocol):
+    """The queue that a window belongs to."""
+
+    id: int
+    name: str
+
+    def bury_damaged(self, seq: int) -> None:
+        """Make a message that is damaged on disk a dead letter."""
+        ...
+
+    def miss(self, count: int) -> None:
+        """Take note that so many messages are not on disk."""
+        ...
 
 
 class Window:
@@ -22,45 +34,41 @@ class Window:
     - on disk: `_backlog` messages without delay behind `_cursor`. `aside` are the seqs of those
       there that were taken out of turn: whoever is done with one has to remove it from `aside`.
 
-    *damaged* is called with the seq of a message that was found to be damaged on disk, and is in
-    none of these any more.
+    The queue is told of what is found to be damaged, or not to be there; it is in none of these
+    any more.
     """
 
     __slots__ = (
         "_backlog",
         "_channel",
         "_cursor",
-        "_damaged",
         "_journal",
         "_limits",
         "_memory",
+        "_queue",
         "_ready",
         "_returned",
         "_size",
         "aside",
-        "name",
     )
 
     def __init__(
         self,
-        channel: int,
-        name: str,
+        queue: Owner,
         journal: Journal,
         limits: Limits,
         memory: Memory,
-        damaged: Callable[[int], None],
         *,
         backlog: int,
         after: int = 0,
     ) -> None:
         """Have nothing in memory of *backlog* messages on disk, behind the seq *after*."""
-        self.name = name
         self.aside: set[int] = set()
-        self._channel = channel
+        self._queue = queue
+        self._channel = queue.id
         self._journal = journal
         self._limits = limits
         self._memory = memory
-        self._damaged = damaged
         self._ready: deque[Message] = deque()
         self._size = 0
         self._returned: list[tuple[int, bool]] = []
@@ -69,7 +77,7 @@ class Window:
 
     def __repr__(self) -> str:
         return (
-            f"<Window {self.name!r} ready={len(self._ready)} returned={len(self._returned)} "
+            f"<Window {self._queue.name!r} ready={len(self._ready)} returned={len(self._returned)} "
             f"backlog={self._backlog}>"
         )
 
@@ -130,7 +138,7 @@ class Window:
                 place = place_of(self._channel, seq, timed=timed)
                 message = self._journal.messages.one(place)
                 if message is None:
-                    self._damaged(seq)
+                    self._queue.bury_damaged(seq)
                     continue
             elif self._ready:
                 message = self._ready.popleft()
@@ -165,8 +173,8 @@ class Window:
         messages = self._journal.messages
         whole, damaged, last = messages.ready(self._channel, self._cursor, count, size)
         if last == self._cursor:
-            logger.error("queue %r: %d messages are not in the journal", self.name, self._backlog)
-            self._backlog = 0
+            missing, self._backlog = self._backlog, 0
+            self._queue.miss(missing)
             return
         self._cursor = last
         for message in whole:
@@ -183,7 +191,7 @@ class Window:
                 self.aside.remove(seq)
                 continue
             self._backlog -= 1
-            self._damaged(seq)
+            self._queue.bury_damaged(seq)
 
     def withdraw(self, seq: int, head: Head) -> bool:
         """Take the message *seq* out of turn; False if it does not wait here."""

@@ -191,36 +191,6 @@ def test_a_flipped_bit_is_never_delivered(tmp_path: Path, count: int) -> None:
     bench.journal.close()
 
 
-def test_a_block_that_cannot_be_read_stops_nothing(tmp_path: Path) -> None:
-    """Each of its messages is counted as a dead letter, and what stands around it is delivered."""
-    bench = Bench(tmp_path)
-    peer = bench.peer()
-    for n in range(30):
-        peer.publish(f"m{n}", b"body %02d " % n * 40)
-        if n in {9, 19}:
-            bench.journal.checkpoint()
-    bench.journal.checkpoint()
-    bench.journal.execute(
-        "UPDATE block SET messages=x'c1'||substr(messages,2) "
-        "WHERE first IN (SELECT first FROM block ORDER BY first LIMIT 1 OFFSET 1)"
-    )
-    bench.journal.commit()
-    bench.crash()
-    bench.wait(bench.limits.reclaim)
-    peer = bench.peer()
-    delivered = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 100])
-    tokens = {one[1]: one[0] for command in delivered for one in command[2]}
-    assert list(tokens) == [f"m{n}" for n in (*range(10), *range(20, 30))]
-    peer.send([Op.ACK, 1, list(tokens.values())])
-    assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 0, 10)
-    queue = bench.engine.queues.queue("q")
-    assert queue is not None
-    assert (queue.messages, queue.bytes, bench.on_disk()) == (0, 0, 0)
-    bench.crash()
-    assert bench.engine.queues.stats(bench.now, "q") == (0, 0, 0, 10)
-    bench.journal.close()
-
-
 #: What sqlite puts before the first message of a queue: the types of its cells, from the id on.
 TYPES = bytes([13 + 2 * len("message-a"), 0, 0, 8, 8, 7])
 

@@ -297,13 +297,13 @@ def test_statements_on_the_hot_path_need_no_scan(bench: Bench) -> None:
         "AND (due>?2 OR place>?3) ORDER BY due, place LIMIT ?4",
         "dead": "SELECT body FROM dead WHERE place>>45=? AND id=? ORDER BY place",
         "blocks": rows._BLOCKS_BETWEEN,
-        "block": rows._BLOCK_AT,
-        "extent": rows._NEXT_EXTENT,
+        "last extent": rows._LAST_EXTENT,
+        "next extent": rows._NEXT_EXTENT,
     }.items():
-        parameters = (1,) * {"ready": 0, "timed": 4, "block": 1, "extent": 1}.get(name, 2)
+        parameters = (1,) * {"ready": 0, "timed": 4, "dead": 2, "blocks": 2}.get(name, 1)
         steps = bench.journal.execute(f"EXPLAIN QUERY PLAN {statement}", parameters).fetchall()
         plans[name] = "; ".join(step[3] for step in steps)
-    for name in ("ready", "blocks", "block", "extent"):
+    for name in ("ready", "blocks", "last extent", "next extent"):
         assert "USING INTEGER PRIMARY KEY" in plans[name]
     assert "message_due" in plans["timed"]
     assert "dead_id" in plans["dead"]

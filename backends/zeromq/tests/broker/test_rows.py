@@ -134,15 +134,42 @@ def test_sweeping_removes_blocks_and_rows(db: sqlite3.Connection) -> None:
         rows.insert(db, [row(queue, seq, timed=True) for seq in range(641, 651)])
     begin, end = (place_of(queue, 0, timed=False) for queue in (2, 3))
     costs = []
-    while cost := rows.sweep(db, begin, end, 25):
+    while cost := rows.sweep(db, begin, end, 70):
         costs.append(cost)
     assert sum(costs) == 10 * rows._BLOCK_COST + 10
-    assert max(costs) < 25 + rows._BLOCK_COST
+    assert max(costs) < 70 + rows._BLOCK_COST
     assert counts(db) == (20, 20)
     assert read(db, 2) == []
 
 
 Step = tuple[str, list[int]]
+
+
+def test_many_messages_are_taken_out_of_their_blocks_together(db: sqlite3.Connection) -> None:
+    """Blocks that have none of them stay; delayed messages are in none."""
+    rows.insert(db, [row(1, seq) for seq in range(1, 641)])
+    rows.insert(db, [row(1, seq, timed=True) for seq in range(641, 650)])
+    assert not rows.break_up(db, [place_of(1, seq, timed=True) for seq in range(641, 650)])
+    assert not rows.break_up(db, [place_of(2, 1, timed=False)])
+    places = [place_of(1, seq, timed=False) for seq in (700, 65, 64, 300, 66)]
+    assert rows.break_up(db, places)
+    assert counts(db) == (9 + 3 * 64, 7)
+    assert read(db, 1) == [message(row(1, seq)) for seq in range(1, 641)]
+
+
+def test_the_oldest_message_is_known_without_reading_a_block(db: sqlite3.Connection) -> None:
+    """Whether it is in a row or a block, and nothing of other queues."""
+    assert rows.oldest(db, *places_of(1)) is None
+    rows.insert(db, [row(2, seq) for seq in range(1, 20)])
+    assert rows.oldest(db, *places_of(1)) is None
+    new = [(*row(1, seq)[:6], float(seq), *row(1, seq)[7:]) for seq in range(20, 60)]
+    rows.insert(db, new)
+    assert rows.oldest(db, *places_of(1)) == 20.0
+    rows.delete(db, [place_of(1, seq, timed=False) for seq in range(20, 25)])
+    assert rows.oldest(db, *places_of(1)) == 25.0
+    assert rows.oldest(db, *places_of(3)) is None
+
+
 STEPS: st.SearchStrategy[list[Step]] = st.lists(
     st.tuples(
         st.sampled_from(["insert", "delete", "delete first", "one"]),
