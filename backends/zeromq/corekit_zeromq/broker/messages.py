@@ -87,12 +87,12 @@ class Messages:
         self, channel: int, after: tuple[float, int], count: int
     ) -> list[tuple[float, int, float]]:
         """Read (due, seq, delay) of delayed messages, the first due first, from behind *after*."""
-        rows = self._journal.reader().execute(
+        found = self._journal.reader().execute(
             "SELECT due, place, delay FROM message WHERE place>>45=?1 AND due>=?2 "
             "AND (due>?2 OR place>?3) ORDER BY due, place LIMIT ?4",
             (channel, after[0], place_of(channel, after[1], timed=True), count),
         )
-        return [(due, place & LAST_SEQ, delay) for due, place, delay in rows]
+        return [(due, place & LAST_SEQ, delay) for due, place, delay in found]
 
     def count_due(self, channel: int, after: tuple[float, int], until: float) -> int:
         """Count the delayed messages behind *after* that are due at *until*."""
@@ -111,11 +111,14 @@ class Messages:
         )
 
     def one(self, place: int) -> Message | None:
-        """Read one message; None if it is damaged or not there."""
+        """Read one message, which has a row of its own then; None if it is damaged or gone."""
         return rows.one(self._journal.reader(), place)
 
     def head(self, channel: int, seq: int) -> Head | None:
-        """Read what is known of a message without its body; None if *channel* has none such."""
+        """Read what is known of a message without its body; None if *channel* has none such.
+
+        It has a row of its own then.
+        """
         if seq > LAST_SEQ:
             return None
         places = [place_of(channel, seq, timed=timed) for timed in (False, True)]

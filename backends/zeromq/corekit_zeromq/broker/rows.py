@@ -223,7 +223,10 @@ def break_up(db: sqlite3.Connection, places: Iterable[int]) -> bool:
 
 
 def _break_up(db: sqlite3.Connection, extent: Extent) -> None:
-    rows = unpacked(_data(db, extent) or b"")
+    data = _data(db, extent)
+    if data is None:
+        raise misplaced()
+    rows = unpacked(data)
     if rows is None:
         mend(db, extent)
     else:

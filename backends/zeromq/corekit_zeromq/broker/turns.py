@@ -151,19 +151,24 @@ class Turns:
                 self._tick_is_due = False
                 engine.tick(drained=not self._transport.readable())
             engine.finish()
-            if not (self._journal.urgent or (is_due and self._journal.pending)):
+            if self._commit(is_due=is_due):
                 self._send(settled=not self._journal.pending)
-            elif self._pace(checkpoint=not self._journal.appends).seconds <= _INLINE:
-                begun = self._clock.monotonic()
-                checkpoint = self._journal.commit()
-                self._pace(checkpoint=checkpoint).add(self._clock.monotonic() - begun)
-                self._send(settled=True)
-            else:
-                self._commit_in_thread()
-                return
-            self._end()
+                self._end()
         except Exception as error:  # noqa: BLE001 - half a turn was done, whatever it was
             self._fail(error)
+
+    def _commit(self, *, is_due: bool) -> bool:
+        """Commit what cannot wait, or everything if it *is_due*; False if a thread is at it."""
+        journal = self._journal
+        if not (journal.urgent or (is_due and journal.pending)):
+            return True
+        if self._pace(checkpoint=not journal.appends).seconds > _INLINE:
+            self._commit_in_thread()
+            return False
+        begun = self._clock.monotonic()
+        checkpoint = journal.commit()
+        self._pace(checkpoint=checkpoint).add(self._clock.monotonic() - begun)
+        return True
 
     def _pass_on(self) -> None:
         """Send what came, if it needs no commit: it does not wait for what else is to be done."""
