@@ -31,9 +31,9 @@ class DeadLetters:
     def bury(self, place: int, attempts: int, error: str, died_at: float | None = None) -> None:
         """Make a message a dead letter; without *died_at* it died when it was published."""
         db = self._journal.writer()
-        row = (place & ~TIMED, attempts, error, died_at, place)
-        if not db.execute(_BURY, row).rowcount and rows.break_up(db, [place]):
-            db.execute(_BURY, row)
+        letter = (place & ~TIMED, attempts, error, died_at, place)
+        if not db.execute(_BURY, letter).rowcount and rows.break_up(db, [place]):
+            db.execute(_BURY, letter)
         db.execute("DELETE FROM message WHERE place=?", (place,))
 
     def read(self, channel: int, count: int, size: int) -> list[tuple[str, bytes, str, int, float]]:

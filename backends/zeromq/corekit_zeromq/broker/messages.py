@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from contextlib import closing
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import rows
 from .changes import Changes
@@ -40,15 +40,17 @@ class Messages:
         At most *count*, and about *size* bytes. Returns them, the seqs of those that are damaged,
         and the seq up to which was read.
         """
-        damaged: rows.DamagedBlock | None = None
+        places = places_of(channel, after)
+        try:
+            return self._ready(*places, count, size)
+        except rows.DamagedBlock:
+            # To write what was collected may mend it already.
+            db = self._journal.writer()
         while True:
             try:
-                return self._ready(*places_of(channel, after), count, size)
+                return self._ready(*places, count, size)
             except rows.DamagedBlock as error:
-                if damaged is not None and error.extent == damaged.extent:
-                    raise rows.misplaced() from error
-                damaged = error
-                rows.mend(self._journal.writer(), error.extent)
+                rows.mend(db, error.extent)
 
     def _ready(
         self, place: int, end: int, count: int, size: int
@@ -96,12 +98,12 @@ class Messages:
 
     def count_due(self, channel: int, after: tuple[float, int], until: float) -> int:
         """Count the delayed messages behind *after* that are due at *until*."""
-        row = self._row(
+        counted = self._journal.reader().execute(
             "SELECT count(*) FROM message WHERE place>>45=?1 AND due>=?2 AND due<=?4 "
             "AND (due>?2 OR place>?3)",
             (channel, after[0], place_of(channel, after[1], timed=True), until),
         )
-        return 0 if row is None else int(row[0])
+        return int(counted.fetchone()[0])
 
     def clamp_due(self, channel: int, wall: float) -> None:
         """Let no message of *channel* be due later than its whole delay from *wall* on."""
@@ -122,9 +124,7 @@ class Messages:
         if seq > LAST_SEQ:
             return None
         places = [place_of(channel, seq, timed=timed) for timed in (False, True)]
-        row = self._row(_HEAD, places)
-        if row is None and rows.break_up(self._journal.reader(), places):
-            row = self._row(_HEAD, places)
+        row = rows.find(self._journal.reader(), _HEAD, places)
         return None if row is None else Head(bool(row[0]), *row[1:])
 
     def counted(self, channel: int) -> tuple[int, int]:
@@ -135,9 +135,3 @@ class Messages:
     def oldest(self, channel: int) -> float | None:
         """Return when the first message without delay was published."""
         return rows.oldest(self._journal.reader(), *places_of(channel))
-
-    def _row(self, statement: str, parameters: Sequence[object]) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = (
-            self._journal.reader().execute(statement, parameters).fetchone()
-        )
-        return row

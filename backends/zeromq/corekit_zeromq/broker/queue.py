@@ -47,10 +47,8 @@ class Queue:
 
     def counts(self) -> tuple[int, int, int, int, int]:
         # Below 0 they are after damage only: the next start must not take that for more of it.
-        messages, size, timed, dead = self.messages, self.bytes, self.timed, self.dead
-        if min(messages, size, timed, dead) < 0:
-            messages, size, timed, dead = (max(0, one) for one in (messages, size, timed, dead))
-        return messages, size, timed, dead, self.id
+        messages, size = max(0, self.messages), max(0, self.bytes)
+        return messages, size, max(0, self.timed), max(0, self.dead), self.id
 
     def _reset(self) -> None:
         """Have nothing in memory; right only while nothing is in flight."""

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import chain
+from typing import Any
 
 from corekit.arguments import shown
 
@@ -78,11 +79,6 @@ class DamagedBlock(Exception):
         self.extent = extent
 
 
-def misplaced() -> sqlite3.DatabaseError:
-    """Return the error for a block that is there, but not found by its key."""
-    return sqlite3.DatabaseError("a block is not where it is looked for")
-
-
 # -- reading
 
 
@@ -115,11 +111,20 @@ def _read_alone(db: sqlite3.Connection, begin: int, end: int) -> Generator[list[
             yield [(row[0], restored(*row))]
 
 
+def find(db: sqlite3.Connection, statement: str, places: Sequence[int]) -> tuple[Any, ...] | None:
+    """Return what *statement* says of the message at one of *places*; None if none is there.
+
+    It has a row of its own then.
+    """
+    row: tuple[Any, ...] | None = db.execute(statement, places).fetchone()
+    if row is None and break_up(db, places):
+        row = db.execute(statement, places).fetchone()
+    return row
+
+
 def one(db: sqlite3.Connection, place: int) -> Message | None:
     """Read one message, which has a row of its own then; None if it is damaged or not there."""
-    row = db.execute(f"{_MESSAGE} WHERE place=?", (place,)).fetchone()
-    if row is None and break_up(db, [place]):
-        row = db.execute(f"{_MESSAGE} WHERE place=?", (place,)).fetchone()
+    row = find(db, f"{_MESSAGE} WHERE place=?", (place,))
     return None if row is None else restored(*row)
 
 
@@ -159,8 +164,7 @@ def _next_extent(db: sqlite3.Connection, place: int) -> Extent | None:
                 if extent.last >= place:
                     return extent
                 break
-            if not mend(db, extent):
-                raise misplaced()
+            mend(db, extent)
     return None
 
 
@@ -223,10 +227,7 @@ def break_up(db: sqlite3.Connection, places: Iterable[int]) -> bool:
 
 
 def _break_up(db: sqlite3.Connection, extent: Extent) -> None:
-    data = _data(db, extent)
-    if data is None:
-        raise misplaced()
-    rows = unpacked(data)
+    rows = unpacked(_data(db, extent))
     if rows is None:
         mend(db, extent)
     else:
@@ -234,34 +235,34 @@ def _break_up(db: sqlite3.Connection, extent: Extent) -> None:
         _insert_alone(db, rows)
 
 
-def mend(db: sqlite3.Connection, extent: Extent) -> bool:
-    """Break a damaged block up: what is whole of it can be had, what is not is found damaged.
-
-    Returns whether it was there.
-    """
-    data = _data(db, extent)
-    if data is None:
-        return False
+def mend(db: sqlite3.Connection, extent: Extent) -> None:
+    """Break a damaged block up: what is whole of it can be had, what is not is found damaged."""
+    rows: Sequence[Row] | None = unpacked(_data(db, extent))
     logger.error("a block of %s messages in the journal is damaged", shown(extent.entries))
-    rows: Sequence[Row] | None = unpacked(data)
     if rows is None:
         columns = db.execute(_COLUMNS, extent[:1]).fetchone()
         rows = rescued(extent, b"".join(filter(None, columns)), _taken(db, extent))
     _remove(db, extent)
     # One that is there as well was none of this block.
     db.executemany(f"{_INSERT_NEW}{_ROW}", rows)
-    return True
 
 
-def _data(db: sqlite3.Connection, extent: Extent) -> bytes | None:
+def _data(db: sqlite3.Connection, extent: Extent) -> bytes:
     found = db.execute(_DATA, extent[:1]).fetchone()
-    return None if found is None else found[0]
+    if found is None:
+        raise _misplaced()
+    data: bytes = found[0]
+    return data
 
 
 def _remove(db: sqlite3.Connection, extent: Extent) -> None:
-    removed = db.execute("DELETE FROM block WHERE first=?", extent[:1]).rowcount
-    if removed != 1:
-        raise misplaced()
+    if db.execute("DELETE FROM block WHERE first=?", extent[:1]).rowcount != 1:
+        raise _misplaced()
+
+
+def _misplaced() -> sqlite3.DatabaseError:
+    """Return the error for a block that is there, but not found by its key."""
+    return sqlite3.DatabaseError("a block is not where it is looked for")
 
 
 def _taken(db: sqlite3.Connection, extent: Extent) -> Iterator[int]:

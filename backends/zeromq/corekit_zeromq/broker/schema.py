@@ -247,8 +247,8 @@ def _migrate(connection: sqlite3.Connection, path: Path) -> None:
     logger.info("%s is brought into format %d", path, VERSION)
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version >= 2:
-        # What is there stays. Format 3 has the redo log beside the tables, 4 the locks in it:
-        # older releases would not look there.
+        # What is there stays. Format 3 has the redo log beside the tables, 4 the locks in it, 5
+        # messages in blocks: older releases would not look there.
         connection.executescript(
             f"BEGIN IMMEDIATE; {_BLOCK} PRAGMA user_version={VERSION}; COMMIT;"
         )

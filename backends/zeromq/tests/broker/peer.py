@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import zmq
+from corekit_zeromq.broker import rows
 from corekit_zeromq.broker.engine import Engine
 from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.limits import Limits
@@ -63,10 +64,7 @@ class Bench:
 
     def on_disk(self) -> int:
         """Count the messages in the database, once everything is in it."""
-        alone, together = self.journal.execute(
-            "SELECT (SELECT count(*) FROM message), (SELECT total(entries) FROM block)"
-        ).fetchone()
-        return int(alone + together)
+        return rows.counted(self.journal.writer(), 0, 1 << 62)[0]
 
     def bring(self, route: bytes, data: bytes) -> None:
         peer = self.peers.get(route)
@@ -139,6 +137,22 @@ class Peer:
         answer, *_ = self.send(queue_publish(id_, body, delay, dedup))
         assert answer[:2] == [Reply.OK, 1]
         return id_ if answer[2] is None else answer[2][0]
+
+
+def drained(
+    peer: Peer, number: int, name: str, *, leave: str | None = None
+) -> list[tuple[str, bytes, int]]:
+    """Return id, body and attempt of all that *peer* gets of a queue, and acknowledge it.
+
+    But for the message with the id *leave*.
+    """
+    got = []
+    delivered = peer.send([Op.CONSUME, number, name], [Op.CREDIT, number, 10_000])
+    while delivered:
+        batch = [one for command in delivered for one in command[2]]
+        got += [(one[1], one[2], one[3]) for one in batch]
+        delivered = peer.send([Op.ACK, number, [one[0] for one in batch if one[1] != leave]])
+    return got
 
 
 def queue_publish(

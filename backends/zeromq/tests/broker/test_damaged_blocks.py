@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from corekit_zeromq.protocol import Op
 
-from .peer import Bench, Peer
+from .peer import Bench, Peer, drained
 
 #: One message alone, three blocks, and one alone; beside them, messages with a delay.
 BLOCKS = (range(1, 2), range(2, 10), range(10, 40), range(40, 48), range(48, 49))
@@ -50,20 +50,11 @@ def filled(directory: Path) -> Bench:
     return bench
 
 
-def drained(peer: Peer, *, leave: str | None = None) -> list[str]:
+def received(peer: Peer, *, leave: str | None = None) -> list[str]:
     """Return the ids of all messages that come, which must be whole; acknowledge all but one."""
-    ids: list[str] = []
-    delivered = peer.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1000])
-    while delivered:
-        tokens = []
-        for command in delivered:
-            for token, id_, body, *_ in command[2]:
-                assert body == WRITTEN[id_]
-                ids.append(id_)
-                if id_ != leave:
-                    tokens.append(token)
-        delivered = peer.send([Op.ACK, 1, tokens])
-    return ids
+    got = drained(peer, 1, "q", leave=leave)
+    assert all(body == WRITTEN[id_] for id_, body, _ in got)
+    return [id_ for id_, _, _ in got]
 
 
 def damage(bench: Bench, change: str) -> None:
@@ -81,13 +72,13 @@ def test_what_is_damaged_costs_itself_only(tmp_path: Path, change: str, cost: in
     """Each message comes once or is a dead letter; after a restart nothing comes again."""
     bench = filled(tmp_path)
     damage(bench, change)
-    ids = drained(bench.peer())
+    ids = received(bench.peer())
     assert sorted(ids) == sorted(set(ids))
     assert len(WRITTEN) - cost <= len(ids) <= len(WRITTEN)
     bench.crash()
     bench.wait(bench.limits.reclaim)
     peer = bench.peer()
-    assert drained(peer) == []
+    assert received(peer) == []
     queue = bench.engine.queues.queue("q")
     assert queue is not None
     dead = queue.dead
@@ -103,10 +94,10 @@ def test_what_is_not_acknowledged_stays(tmp_path: Path, change: str) -> None:
     """One message of a damaged block is not removed with the others."""
     bench = filled(tmp_path)
     damage(bench, change)
-    ids = drained(bench.peer(), leave="m20")
+    ids = received(bench.peer(), leave="m20")
     bench.crash()
     bench.wait(bench.limits.reclaim)
-    assert drained(bench.peer()) == (["m20"] if "m20" in ids else [])
+    assert received(bench.peer()) == (["m20"] if "m20" in ids else [])
     bench.journal.close()
 
 
@@ -116,7 +107,7 @@ def test_delayed_messages_stay_what_they_are(tmp_path: Path, change: str) -> Non
     bench = filled(tmp_path)
     damage(bench, change)
     peer = bench.peer()
-    drained(peer)
+    received(peer)
     dead = bench.engine.queues.stats(bench.now, "q")[3]
     peer.inbox.clear()
     bench.wait(4)

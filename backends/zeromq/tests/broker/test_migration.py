@@ -14,7 +14,7 @@ from corekit_zeromq.protocol import Op, Reply
 
 from corekit.errors import BackendRefused
 
-from .peer import WALL, Bench, Peer
+from .peer import WALL, Bench, drained
 
 #: What the first release created.
 FORMAT_1 = """
@@ -99,17 +99,6 @@ def old_journal(path: Path, *, count: int = 50) -> None:
     db.execute("INSERT INTO dedup VALUES ('q', 'gone', 'm999', 999, ?)", (WALL - 5,))
     db.execute("COMMIT")
     db.close()
-
-
-def drained(peer: Peer, number: int, name: str) -> list[tuple[str, bytes, int]]:
-    """Return id, body and attempt of all that *peer* gets of a queue, and acknowledge it."""
-    got = []
-    delivered = peer.send([Op.CONSUME, number, name], [Op.CREDIT, number, 10_000])
-    while delivered:
-        batch = [one for command in delivered for one in command[2]]
-        got += [(one[1], one[2], one[3]) for one in batch]
-        delivered = peer.send([Op.ACK, number, [one[0] for one in batch]])
-    return got
 
 
 def test_everything_in_an_old_journal_is_delivered(tmp_path: Path) -> None:
