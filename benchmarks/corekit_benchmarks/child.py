@@ -38,6 +38,11 @@ class ChildLink:
     def __repr__(self) -> str:
         return f"<ChildLink {self._number} waiting={self.inbox.qsize()}>"
 
+    def opened(self, seconds: float, memory: int) -> None:
+        """Tell that the role's client is open, and remember what that took."""
+        self.opening = {"time": seconds, "memory": memory}
+        self._write(opened=True)
+
     def send(self, **values: Any) -> None:
         self._write(tell=values)
 
@@ -64,10 +69,7 @@ async def play(orders: dict[str, Any], link: ChildLink) -> None:
     memory, began = _MEASURED.memory_info().rss, time.monotonic()
     try:
         async with _opener(orders)(orders["url"], orders["name"], settings) as client:
-            link.opening = {
-                "time": time.monotonic() - began,
-                "memory": _MEASURED.memory_info().rss - memory,
-            }
+            link.opened(time.monotonic() - began, _MEASURED.memory_info().rss - memory)
             await getattr(workload, role)(client, link, settings)
     except Exception as error:  # noqa: BLE001 - whatever a library raises, the director is to know
         traceback.print_exc()

@@ -7,11 +7,11 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 
@@ -27,6 +27,8 @@ _LAST_WORDS = 10.0
 
 _TAIL = 2000
 
+T = TypeVar("T")
+
 
 class RoleFailed(Exception):
     """A role ended with an error, or said nothing for too long; the text says which."""
@@ -40,20 +42,28 @@ class _RoleLine:
         self._number = number
         self._name = name
         self._patience = patience
-        self.inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._heard = asyncio.Event()
+        self._inbox: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     def __repr__(self) -> str:
-        return f"<_RoleLine {self._name} in {self._child!r}>"
+        state = "open" if self._heard.is_set() else "opening"
+        return f"<_RoleLine {self._name} {state} in {self._child!r}>"
 
     def send(self, **values: Any) -> None:
         self._child.write(self._number, tell=values)
 
+    def hear(self, message: dict[str, Any]) -> None:
+        """Take what the role says: first that its client is open, or why it is not."""
+        self._heard.set()
+        if "opened" not in message:
+            self._inbox.put_nowait(message)
+
+    async def opened(self) -> None:
+        """Return when the role's client is open, or has failed; `receive` raises then."""
+        await self._patiently(self._heard.wait())
+
     async def receive(self) -> dict[str, Any]:
-        try:
-            async with asyncio.timeout(self._patience):
-                message = await self.inbox.get()
-        except TimeoutError:
-            raise RoleFailed(f"{self._name} said nothing for {self._patience:g} s") from None
+        message = await self._patiently(self._inbox.get())
         if "failed" in message:
             raise RoleFailed(f"{self._name}: {message['failed']}")
         told: dict[str, Any] = message["tell"]
@@ -61,6 +71,13 @@ class _RoleLine:
 
     async def kill(self) -> None:
         await self._child.kill()
+
+    async def _patiently(self, awaited: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await awaited
+        except TimeoutError:
+            raise RoleFailed(f"{self._name} said nothing for {self._patience:g} s") from None
 
 
 class _Child:
@@ -121,12 +138,12 @@ class _Child:
             return
         while line := await self._process.stdout.readline():
             message = json.loads(line)
-            self._lines[message["from"]].inbox.put_nowait(message)
+            self._lines[message["from"]].hear(message)
         await self._process.wait()
         tail = self._log.read_bytes()[-_TAIL:].decode(errors="replace")
         ended = f"its process ended with status {self._process.returncode}\n{tail}"
         for role in self._lines.values():
-            role.inbox.put_nowait({"failed": ended})
+            role.hear({"failed": ended})
 
 
 class ProcessStage:
@@ -146,6 +163,7 @@ class ProcessStage:
         self._directory = directory
         self._children: list[_Child] = []
         self._places: dict[int, _Child] = {}
+        self._prepared = False
         # New in each repetition, so that nothing meets what an earlier one has left.
         self._orders = {
             "workload": workload.about.name,
@@ -168,7 +186,13 @@ class ProcessStage:
             self._children.append(child)
             if place is not None:
                 self._places[place] = child
-        return child.play(role, self._orders, self.settings.patience)
+        line = child.play(role, self._orders, self.settings.patience)
+        if not self._prepared:
+            # What the first client finds missing, it creates. RabbitMQ ends the connection of one
+            # that consumes from a quorum queue while another one still creates it.
+            self._prepared = True
+            await line.opened()
+        return line
 
     def server_memory(self) -> int | None:
         if self._subject.server_pid is None:

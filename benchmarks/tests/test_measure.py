@@ -205,14 +205,30 @@ async def test_a_role_that_dies_is_noticed(tiny: Settings, tmp_path: Path) -> No
             await client.receive()
 
 
-async def test_a_silent_role_fails(tmp_path: Path) -> None:
-    """Nobody waits for ever for a role that says nothing."""
+async def test_a_silent_role_fails(tiny: Settings, tmp_path: Path) -> None:
+    """Nobody waits for ever for a role that says nothing: not to open, nor for what it tells."""
     (memory,) = backend_subjects("memory://", "cache")
-    settings = Settings(patience=0.2, duration=60)
-    async with stage(find_workload("cache.stampede"), memory, settings, tmp_path) as it:
-        client = await it.start("client")
-        with pytest.raises(RoleFailed, match=r"said nothing for 0\.2 s"):
-            await client.receive()
+    several, hasty = replace(memory, shared=True), replace(tiny, patience=0.01)
+    async with stage(find_workload("cache.get"), several, hasty, tmp_path) as it:
+        with pytest.raises(RoleFailed, match=r"said nothing for 0\.01 s"):
+            await it.start("client")
+    async with stage(find_workload("cache.get"), several, tiny, tmp_path) as it:
+        await it.start("client")
+        it.settings = hasty
+        second = await it.start("client")
+        with pytest.raises(RoleFailed, match=r"said nothing for 0\.01 s"):
+            await second.receive()
+
+
+async def test_the_first_client_is_open_before_another_begins(
+    tiny: Settings, tmp_path: Path
+) -> None:
+    """One client alone creates what a server lacks; those after it open side by side."""
+    (memory,) = backend_subjects("memory://", "cache")
+    several = replace(memory, shared=True)
+    async with stage(find_workload("cache.get"), several, tiny, tmp_path) as it:
+        assert "client open " in repr(await it.start("client"))
+        assert "client opening " in repr(await it.start("client"))
 
 
 async def test_nothing_runs_on_after_a_repetition(tiny: Settings, tmp_path: Path) -> None:
