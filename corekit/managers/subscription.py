@@ -35,6 +35,10 @@ GAP: Final = object()
 _FIRST_RETRY = 1.0
 _LAST_RETRY = 60.0
 
+#: Seconds after which a task that has had nothing to do is ended, twice as many at most. To begin
+#: one costs a message that comes alone more than anything else here.
+_REST = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -90,8 +94,8 @@ class _Held:
 class Subscription:
     """Hands a channel's messages to one handler, in order, one at a time.
 
-    A task runs while there is something to do, and none otherwise. Whatever fails in a handler is
-    logged and is that message's end only.
+    A task does it, and rests for a moment when there is nothing more to do; later there is none.
+    Whatever fails in a handler is logged and is that message's end only.
     """
 
     def __init__(
@@ -115,7 +119,10 @@ class Subscription:
         self._buffer: deque[Any] = deque()
         #: How many of what is in the buffer are gaps; they do not count as messages.
         self._gaps = 0
+        #: Whether the task is at work; otherwise what it rests on, unless there is no task.
         self._running = False
+        self._rest: asyncio.Future[None] | None = None
+        self._rest_timer: asyncio.TimerHandle | None = None
         self._stopped = False
         self._held: dict[bytes, _Held] = {}
         self._debounce_timer: asyncio.TimerHandle | None = None
@@ -124,7 +131,7 @@ class Subscription:
         self._overflow_log = LogLimit(context.clock)
 
     def __repr__(self) -> str:
-        state = "running" if self._running else "idle"
+        state = "running" if self._running else "resting" if self._rest else "idle"
         return (
             f"<Subscription {self._full_name!r} {name_of(self.handler)} {state} "
             f"buffered={len(self._buffer)} held={len(self._held)}>"
@@ -178,30 +185,70 @@ class Subscription:
         self._held.clear()
         self._cancel_debounce_timer()
         self._cancel_retry_timer()
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+        if self._rest is not None:
+            self._rest.cancel()
 
     # The turn.
 
     def _start(self) -> None:
         self._running = True
-        self._tasks.spawn(self._run(), name=self._full_name, context=self._variables.copy())
+        rest, self._rest = self._rest, None
+        # The task of one that was cancelled ends without another look at the buffer.
+        if rest is not None and not rest.cancelled():
+            rest.set_result(None)
+        else:
+            self._tasks.spawn(self._run(), name=self._full_name, context=self._variables.copy())
 
     async def _run(self) -> None:
         enter_handler(self._context.instance_id)
+        variables = copy_context()
         buffer = self._buffer
         handler = self.handler
+        while True:
+            try:
+                while buffer:
+                    message = buffer.popleft()
+                    if message is GAP:
+                        self._gaps -= 1
+                        await self._tell_gap()
+                        continue
+                    try:
+                        await handler(message)
+                    except BaseException as error:  # noqa: BLE001 - a handler may raise anything
+                        self._failed("handler", handler, error)
+            finally:
+                self._running = False
+            # What comes later is to find the variables as they were, too.
+            if self._stopped or copy_context() != variables:
+                return
+            await self._more()
+
+    async def _more(self) -> None:
+        """Rest until there is something to do; cancelled when nothing comes for long."""
+        loop = asyncio.get_running_loop()
+        rest = self._rest = loop.create_future()
+        if self._rest_timer is None:
+            self._rest_timer = loop.call_later(_REST, self._look, None)
         try:
-            while buffer:
-                message = buffer.popleft()
-                if message is GAP:
-                    self._gaps -= 1
-                    await self._tell_gap()
-                    continue
-                try:
-                    await handler(message)
-                except BaseException as error:  # noqa: BLE001 - a handler may raise anything
-                    self._failed("handler", handler, error)
-        finally:
-            self._running = False
+            await rest
+        except asyncio.CancelledError:
+            # Woken, and cancelled before it went on: otherwise there may be another task by now.
+            if not rest.cancelled():
+                self._running = False
+            raise
+
+    def _look(self, before: asyncio.Future[None] | None) -> None:
+        """End the task if it still rests on what it did at the last look."""
+        self._rest_timer = None
+        rest = self._rest
+        if rest is not None and rest is before:
+            self._rest = None
+            rest.cancel()
+        elif rest is not None or self._running:
+            loop = asyncio.get_running_loop()
+            self._rest_timer = loop.call_later(_REST, self._look, rest)
 
     def _failed(self, what: str, function: Callable[..., object], error: BaseException) -> None:
         """Log that *function* failed with *error*; raise what is not its failure."""

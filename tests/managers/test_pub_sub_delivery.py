@@ -369,7 +369,7 @@ async def test_nothing_is_delivered_while_closing(cluster):
 
 
 async def test_no_task_while_idle(cluster):
-    """A subscription that has nothing to do costs no task."""
+    """A subscription that has had nothing to do for a moment costs no task."""
     async with cluster.wired() as (manager, wire):
         before = asyncio.all_tasks()
         log = cluster.Log()
@@ -377,8 +377,89 @@ async def test_no_task_while_idle(cluster):
             await manager.subscribe(str(n), log)
         wire.bring(1, channel="shop/channel/5")
         await eventually(lambda: log.messages)
-        await asyncio.sleep(0)
+        await asyncio.sleep(3)
         assert asyncio.all_tasks() == before
+
+
+def tasks_of(channel):
+    """Return the tasks that hand on what comes on *channel*."""
+    return [task for task in asyncio.all_tasks() if task.get_name() == f"pub/sub: shop/{channel}"]
+
+
+async def test_messages_that_come_soon_share_a_task(cluster):
+    """A task serves what comes within a moment; after longer than that there is another one."""
+    tasks = []
+
+    async def handler(message):
+        tasks.append(asyncio.current_task())
+
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", handler)
+        for number, pause in enumerate((0.9, 0.9, 0.9, 3, 0), 1):
+            wire.bring(number)
+            await asyncio.sleep(pause)
+        await eventually(lambda: len(tasks) == 5)
+        assert len({*tasks[:4]}) == 1
+        assert tasks[4] is not tasks[3]
+        assert tasks[3].done()
+
+
+async def test_a_handler_that_outlasts_its_rest(cluster):
+    """The time of a handler is no rest: its task goes on afterwards, and ends when it has one."""
+    tasks = []
+
+    async def handler(message):
+        tasks.append(asyncio.current_task())
+        await asyncio.sleep(10)
+
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", handler)
+        for number, pause in enumerate((10.5, 10.5, 3), 1):
+            wire.bring(number)
+            await asyncio.sleep(pause)
+        assert len(tasks) == 3
+        await asyncio.sleep(10)
+        assert len({*tasks}) == 1
+        assert tasks[0].done()
+
+
+@pytest.mark.parametrize("woken", [False, True])
+async def test_a_task_that_is_cancelled_at_rest(cluster, woken):
+    """Whoever cancels a subscription's task, before or after it was woken: later messages come."""
+    log = cluster.Log()
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", log)
+        wire.bring(1)
+        await eventually(lambda: log.messages == [1])
+        (task,) = tasks_of("channel/c")
+        if woken:
+            wire.bring(2)
+        task.cancel()
+        wire.bring(3)
+        await asyncio.wait([task])
+        wire.bring(4)
+        await eventually(lambda: log.messages[-1] == 4)
+        assert log.messages == ([1, 2, 3, 4] if woken else [1, 3, 4])
+        assert len(tasks_of("channel/c")) == 1
+
+
+@pytest.mark.parametrize("ending", ["unsubscribe", "close"])
+async def test_the_end_of_a_subscription_at_rest(cluster, ending):
+    """A task at rest keeps nobody waiting, and is gone with its subscription."""
+    log = cluster.Log()
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", log)
+        wire.bring(1)
+        await eventually(lambda: log.messages == [1])
+        assert len(tasks_of("channel/c")) == 1
+        begun = asyncio.get_running_loop().time()
+        if ending == "close":
+            await manager.close()
+        else:
+            await manager.unsubscribe("c", log)
+            await asyncio.sleep(0)
+        assert asyncio.get_running_loop().time() == begun
+        assert tasks_of("channel/c") == []
 
 
 async def test_a_handler_runs_in_the_context_of_its_subscription(cluster):
@@ -394,10 +475,10 @@ async def test_a_handler_runs_in_the_context_of_its_subscription(cluster):
         variable.set("subscribing")
         await b.subscribe("c", looking)
         variable.set("publishing")
-        for _ in range(2):
+        for pause in (0.1, 5, 0.1):
             await a.publish("c", 1)
-            await asyncio.sleep(1)
-        assert seen == ["subscribing", "subscribing"]
+            await asyncio.sleep(pause)
+        assert seen == ["subscribing"] * 3
 
 
 async def test_the_context_is_kept_across_restarts(cluster):
