@@ -107,7 +107,7 @@ class CurveTransport:
             if arrival is None:
                 break
             arrivals.append(arrival)
-            size -= len(arrival.data)
+            size -= len(arrival[1])
             # To ask is quicker than to fail.
             if not self.readable():
                 break
@@ -128,8 +128,8 @@ class CurveTransport:
         if frame.more:
             # Not ours. Its parts are taken one by one: a million of them must not stall the loop.
             self._skipping = True
-            return Arrival(route, b"", user)
-        return Arrival(route, frame.bytes, user)
+            return route, b"", user
+        return route, frame.bytes, user
 
     def _skip(self) -> bool:
         for _ in range(_PARTS):

@@ -7,7 +7,6 @@ to be sent after it may leave only when the journal has committed.
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -131,9 +130,8 @@ class Engine:
         has_ended = False
         self.pub_sub.flush()
         # The end of a session may have something to say to one that was passed already.
-        ready = deque(self.sessions.ready)
-        while ready:
-            session = ready.popleft()
+        ready = list(self.sessions.ready)
+        for session in ready:
             session.make_frames()
             if session.outstanding > self.limits.replies:
                 self._acknowledge.pop(session, None)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict, deque
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgpack
 
@@ -35,11 +35,8 @@ _IDLE = 300.0
 _STEP = 1000
 
 
-class Batch(NamedTuple):
-    """Messages as their publisher sent them: how many, and the bytes that hold them."""
-
-    length: int
-    payloads: bytes
+#: Messages as their publisher sent them: how many, and the bytes that hold them.
+Batch = tuple[int, bytes]
 
 
 class Subscription:
@@ -101,12 +98,13 @@ class Channel:
         """The number of the oldest message that can be had again: at most *most* can."""
         return max(self.oldest, self.next - self._most)
 
-    def add(self, batch: Batch) -> None:
-        """Take *batch*, of the next messages."""
-        size = len(batch.payloads)
-        self.next += batch.length
+    def add(self, count: int, payloads: bytes) -> None:
+        """Take a batch of the next *count* messages."""
+        batch = (count, payloads)
+        size = len(payloads)
+        self.next += count
         self.fresh.append(batch)
-        self.fresh_count += batch.length
+        self.fresh_count += count
         self.fresh_bytes += size
         self.history.append(batch)
         self.bytes += size
@@ -121,8 +119,8 @@ class Channel:
     def find(self, number: int) -> tuple[int, int]:
         """Return where in the history the batch with message *number* is, and its first number."""
         place, first = 0, self.oldest
-        while first + self.history[place].length <= number:
-            first += self.history[place].length
+        while (following := first + self.history[place][0]) <= number:
+            first = following
             place += 1
         return place, first
 
@@ -187,8 +185,7 @@ class PubSub:
         channel = self.channels.get(name) or self._open(name)
         if channel.fresh_bytes + len(payloads) > _BATCH:
             self._send(channel)
-        # In half the time of its own constructor.
-        channel.add(tuple.__new__(Batch, (count, payloads)))
+        channel.add(count, payloads)
         self._kept += len(payloads)
         self._fresh[channel] = None
 
@@ -229,9 +226,7 @@ class PubSub:
 
     def _trim(self, channel: Channel) -> None:
         history, most = channel.history, self._limits.history_bytes
-        while history and (
-            channel.bytes > most or channel.oldest + history[0].length <= channel.first
-        ):
+        while history and (channel.bytes > most or channel.oldest + history[0][0] <= channel.first):
             self._kept -= channel.drop()
 
     def _drop_oldest_history(self) -> None:
@@ -301,11 +296,11 @@ class PubSub:
         subscription.next = first
         batches: list[Batch] = []
         size = 0
-        for batch in islice(channel.history, place, None):
-            if batches and size + len(batch.payloads) > _BATCH:
+        for count, payloads in islice(channel.history, place, None):
+            if batches and size + len(payloads) > _BATCH:
                 break
-            batches.append(batch)
-            size += len(batch.payloads)
-            subscription.next += batch.length
+            batches.append((count, payloads))
+            size += len(payloads)
+            subscription.next += count
         command = pack((MESSAGES, channel.name, first, batches))
         subscription.session.send(command)

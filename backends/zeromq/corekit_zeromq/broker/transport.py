@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-
-class Arrival(NamedTuple):
-    """A frame that came in."""
-
-    route: bytes
-    """The connection; no other one ever has this name."""
-
-    data: bytes
-
-    user: str
-    """The key that the connection came with; empty without encryption."""
+#: A frame that came in: the name of its connection, which no other one ever has, the frame, and the
+#: key that the connection came with (empty without encryption).
+Arrival = tuple[bytes, bytes, str]
 
 
 class Transport(Protocol):

@@ -73,9 +73,9 @@ async def test_there_and_back() -> None:
                 await eventually(transport.readable)
                 arrivals += transport.receive(9, MIB)
             assert transport.receive(9, MIB) == []
-            routes = {arrival.data: arrival.route for arrival in arrivals}
+            routes = {data: route for route, data, _ in arrivals}
             assert routes[b"one"] == routes[b"more"] != routes[b"two"]
-            assert [a.data for a in arrivals if a.route == routes[b"one"]] == [b"one", b"more"]
+            assert [data for route, data, _ in arrivals if route == routes[b"one"]] == [b"one", b"more"]
             assert transport.send(routes[b"two"], b"answer") is True
             await eventually(lambda: two.frames == [b"answer"])
             assert one.frames == []
@@ -89,11 +89,11 @@ async def test_what_is_received_is_bounded() -> None:
             client.link.send(b"%d" % number * 100)
         await eventually(lambda: len(transport.arrived) == 10)
         taken = [
-            [one.data[:1] for one in transport.receive(*most)] for most in ((3, MIB), (9, 250))
+            [data[:1] for _, data, _ in transport.receive(*most)] for most in ((3, MIB), (9, 250))
         ]
         assert taken == [[b"0", b"1", b"2"], [b"3", b"4", b"5"]]
-        assert [one.data[:1] for one in transport.receive(9, 1)] == [b"6"]
-        assert [one.data[:1] for one in transport.receive(9, MIB)] == [b"7", b"8", b"9"]
+        assert [data[:1] for _, data, _ in transport.receive(9, 1)] == [b"6"]
+        assert [data[:1] for _, data, _ in transport.receive(9, MIB)] == [b"7", b"8", b"9"]
 
 
 async def test_a_flood_waits_outside() -> None:
@@ -146,11 +146,11 @@ async def test_who_does_not_read_is_full() -> None:
         ready = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
         writer.write(greeting + ready + b"\x00\x05hello")
         await eventually(transport.readable)
-        (arrival,) = transport.receive(1, MIB)
-        assert arrival.data == b"hello"
+        ((route, data, _),) = transport.receive(1, MIB)
+        assert data == b"hello"
         transport.attend(told.set)
         sent = 0
-        while transport.send(arrival.route, bytes(100_000)):
+        while transport.send(route, bytes(100_000)):
             sent += 1
             await asyncio.sleep(0)
         assert sent > 5
@@ -160,7 +160,7 @@ async def test_who_does_not_read_is_full() -> None:
         while got < expected:
             got += len(await reader.read(1 << 20))
         await asyncio.wait_for(told.wait(), 5)
-        assert transport.send(arrival.route, b"again") is True
+        assert transport.send(route, b"again") is True
         writer.close()
         await writer.wait_closed()
 
@@ -253,8 +253,8 @@ async def test_what_was_sent_leaves_at_the_end() -> None:
     async with listening() as transport, Client(transport) as client:
         client.link.send(b"here")
         await eventually(transport.readable)
-        (arrival,) = transport.receive(1, MIB)
-        transport.send(arrival.route, bytes(3_000_000))
+        ((route, _, _),) = transport.receive(1, MIB)
+        transport.send(route, bytes(3_000_000))
         await transport.close()
         await eventually(lambda: client.is_lost)
         assert [len(frame) for frame in client.frames] == [3_000_000]

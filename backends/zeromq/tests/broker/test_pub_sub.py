@@ -120,8 +120,8 @@ def test_the_history_is_bounded_in_messages(lengths: list[int], seq: int) -> Non
         assert answered == (seq if reached else following)
         assert ("gap" in received(peer)) is not reached
         channel = bench.engine.pub_sub.channels["c"]
-        assert sum(batch.length for batch in channel.history) < 10 + max(lengths, default=1)
-        assert channel.bytes == sum(len(batch.payloads) for batch in channel.history)
+        assert sum(count for count, _ in channel.history) < 10 + max(lengths, default=1)
+        assert channel.bytes == sum(len(payloads) for _, payloads in channel.history)
         bench.journal.close()
 
 

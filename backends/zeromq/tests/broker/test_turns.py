@@ -53,7 +53,7 @@ class Wire:
         return bool(self.arrived)
 
     def receive(self, count: int, size: int) -> list[Arrival]:
-        arrivals = [Arrival(*each, "") for each in self.arrived]
+        arrivals: list[Arrival] = [(*each, "") for each in self.arrived]
         self.arrived.clear()
         return arrivals
 
