@@ -156,10 +156,11 @@ class Channel:
 
     def _unseen(self, run: Run) -> list[Any]:
         """Return the messages of *run* that were not here before, as its first one was."""
-        for place in range(1, len(run.bodies)):
-            if self.heard.observe(run.publisher, run.first + place) is not REPEATED:
-                self.heard.advance(run.publisher, run.first + len(run.bodies))
-                return run.bodies[place:]
+        _, publisher, _, first, bodies = run
+        for place in range(1, len(bodies)):
+            if self.heard.observe(publisher, first + place) is not REPEATED:
+                self.heard.advance(publisher, first + len(bodies))
+                return bodies[place:]
         return []
 
     def gap(self) -> None:
@@ -168,11 +169,11 @@ class Channel:
         self._distribute([GAP], 1)
 
     def _distribute(self, batch: list[Any], gaps: int) -> None:
-        first, *others = self.subscriptions
+        subscriptions = self.subscriptions
         # The copies are made before any handler can have changed a message.
-        for subscription in others:
+        for subscription in subscriptions[1:]:
             subscription.put([self._copy(message) for message in batch], gaps)
-        first.put(batch, gaps)
+        subscriptions[0].put(batch, gaps)
 
     def _copy(self, message: Any) -> Any:
         if message is GAP or type(message) in _IMMUTABLE:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from struct import Struct
 from struct import error as StructError  # noqa: N812 - a class
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ..errors import SerializationError
 from ..serialization import ENVELOPE_VERSION, Serializer
@@ -54,16 +54,12 @@ _END: Final = object()
 _BY_HAND = frozenset({bytes, str})
 
 
-class Run(NamedTuple):
-    """Messages that came in a row, of one publisher and for one audience."""
+#: The types of instance, publisher, number and audience.
+_KINDS: Final = (str, int, int, int)
 
-    instance: str
-    publisher: int
-    audience: int
-    first: int
-    """The number of the first one; the others follow it without a hole."""
-
-    bodies: list[Any]
+#: Messages that came in a row, of one publisher and for one audience: instance, publisher,
+#: audience, the number of the first one, which the others follow without a hole, and their bodies.
+Run = tuple[str, int, int, int, list[Any]]
 
 
 class EnvelopeWriter:
@@ -133,9 +129,10 @@ class EnvelopeReader:
             payload = next(rest, _END)
             if payload is _END:
                 break
-            if type(run.bodies[0]) in _BY_HAND:
+            bodies = run[-1]
+            if type(bodies[0]) in _BY_HAND:
                 payload = self._extend(run, chain((payload,), rest))
-                if len(run.bodies) > 1:
+                if len(bodies) > 1:
                     continue
             # Neither texts nor bytes in a row.
             self._read_together([payload, *rest], run, found)
@@ -182,12 +179,14 @@ class EnvelopeReader:
             try:
                 _, instance, publisher, this, audience, body = envelope
                 same = [instance, publisher, audience] == kind and this == number + 1
-                if same and _are_right(instance, publisher, this, audience):
+                # Equal ones, such as 2.0, may have other types.
+                kinds = (type(instance), type(publisher), type(this), type(audience))
+                if same and kinds == _KINDS:
                     bodies.append(body)
                 else:
                     run = _begun(instance, publisher, this, audience, body)
                     found.append(run)
-                    kind, bodies = [instance, publisher, audience], run.bodies
+                    kind, bodies = [instance, publisher, audience], run[-1]
                 number = this
             except Exception:  # noqa: BLE001 - what an extension reads may raise anything
                 kind = None
@@ -197,20 +196,10 @@ class EnvelopeReader:
 
 def _begun(instance: Any, publisher: Any, number: Any, audience: Any, body: Any) -> Run:
     """Return a run of one message; raises SerializationError if the fields make no sense."""
-    if not _are_right(instance, publisher, number, audience) or number < 1:
+    kinds = (type(instance), type(publisher), type(number), type(audience))
+    if kinds != _KINDS or number < 1:
         raise SerializationError(_WRONG)
-    # In half the time of its own constructor.
-    return tuple.__new__(Run, (instance, publisher, audience, number, [body]))
-
-
-def _are_right(instance: Any, publisher: Any, number: Any, audience: Any) -> bool:
-    """Tell whether the fields have their types; equal ones, such as 2.0, may have others."""
-    return (
-        type(instance) is str
-        and type(publisher) is int
-        and type(number) is int
-        and type(audience) is int
-    )
+    return instance, publisher, audience, number, [body]
 
 
 def _beginning(serializer: Serializer, instance: str, publisher: int) -> bytes:

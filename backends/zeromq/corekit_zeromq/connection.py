@@ -121,6 +121,7 @@ class Connection:
         return encode(0, session.received, [hello])
 
     def _take(self, frame: bytes) -> bool:
+        self.link.heard_at = self._now()
         try:
             commands = self.session.take(frame)
         except SerializationError as error:

@@ -39,7 +39,8 @@ class LinkKeeper:
     """Opens one link after the other, as long as it is not closed.
 
     *greeting* gives the frame that begins a link, *heartbeat* one that says nothing. *take* gets
-    each frame that arrives, and calls `accept` when the broker has accepted the greeting.
+    each frame that arrives, sets `heard_at`, and calls `accept` when the broker has accepted the
+    greeting.
     *dropped* is called when a link has ended, *away* while the broker cannot be reached for longer
     than the time-out.
     """
@@ -51,7 +52,7 @@ class LinkKeeper:
         *,
         greeting: Callable[[], bytes],
         heartbeat: Callable[[], bytes],
-        take: Callable[[bytes], bool],
+        take: Take,
         dropped: Callable[[], None],
         away: Callable[[], None],
     ) -> None:
@@ -59,7 +60,7 @@ class LinkKeeper:
         self._clock = clock
         self._greeting = greeting
         self._heartbeat = heartbeat
-        self._take_frame = take
+        self._take = take
         self._dropped = dropped
         self._away = away
         self._loop = asyncio.get_running_loop()
@@ -75,7 +76,9 @@ class LinkKeeper:
         self._down_since = clock.monotonic()
         self._logged = 0
         self._interval = 1.0
-        self._sent_at = self._heard_at = self._due = 0.0
+        #: When the broker was heard of last.
+        self.heard_at = 0.0
+        self._sent_at = self._due = 0.0
         self._ticker: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -126,7 +129,7 @@ class LinkKeeper:
         """Go on reading, after *take* has said that it cannot take more."""
         if self._link is not None:
             # While we were busy with what had come, nobody listened.
-            self._heard_at = self._clock.monotonic()
+            self.heard_at = self._clock.monotonic()
             self._link.read_on()
 
     def accept(self, interval: float) -> None:
@@ -141,7 +144,7 @@ class LinkKeeper:
             self._opened.set_result(None)
         if self._verdict is not None and not self._verdict.done():
             self._verdict.set_result(True)
-        self._sent_at = self._heard_at
+        self._sent_at = self.heard_at
         self._schedule_tick()
 
     def end(self, reason: CorekitError) -> None:
@@ -212,10 +215,6 @@ class LinkKeeper:
             return AuthenticationFailed(text)
         return BackendUnavailable(text)
 
-    def _take(self, frame: bytes) -> bool:
-        self._heard_at = self._clock.monotonic()
-        return self._take_frame(frame)
-
     def _lost(self) -> None:
         if self.is_up:
             self.end(BackendUnavailable(f"{self._settings.text}: the connection was lost"))
@@ -258,8 +257,8 @@ class LinkKeeper:
         now = self._clock.monotonic()
         if now - self._due > self._interval or (self._link is not None and self._link.held_back):
             # This process was paused, or is busy: the silence is its own.
-            self._heard_at = now
-        if now - self._heard_at > _MISSED_HEARTBEATS * self._interval:
+            self.heard_at = now
+        if now - self.heard_at > _MISSED_HEARTBEATS * self._interval:
             self.end(BackendUnavailable(f"{self._settings.text}: the broker fell silent"))
             return
         if now - self._sent_at >= self._interval / 2:

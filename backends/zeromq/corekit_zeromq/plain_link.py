@@ -103,7 +103,7 @@ class PlainLink(asyncio.BufferedProtocol):
         if self._is_closed or self._transport is None:
             return
         try:
-            self._arrived += self._dealer.take(self._buffer[:nbytes])
+            self._arrived += self._dealer.read(self._buffer, nbytes)
         except OtherMechanismError:
             self.stage = Stage.NEEDS_KEYS
             self._transport.abort()

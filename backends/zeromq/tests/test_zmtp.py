@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import zmq
@@ -20,9 +20,9 @@ READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER"
 HANDSHAKE = GREETING + READY
 
 
-def ready() -> Dealer:
-    """Return a dealer after its handshake."""
-    dealer = Dealer(1 << 30)
+def ready(largest: int = 1 << 30) -> Dealer:
+    """Return a dealer after its handshake, for messages of up to *largest* bytes."""
+    dealer = Dealer(largest)
     assert dealer.take(HANDSHAKE) == []
     assert dealer.is_ready
     assert dealer.take_answers()
@@ -57,8 +57,41 @@ def test_pieces(messages: list[bytes], cuts: list[int]) -> None:
     for cut in [*cuts, len(stream)]:
         piece, stream = stream[:cut], stream[cut:]
         buffer[: len(piece)] = piece
-        got += dealer.take(memoryview(buffer)[: len(piece)])
+        got += dealer.read(memoryview(buffer), len(piece))
     assert got == messages
+
+
+@st.composite
+def pieces(draw: st.DrawFn) -> bytes:
+    """Return a whole message, maybe with one byte changed, or some bytes."""
+    if draw(st.booleans()):
+        return draw(st.binary(min_size=1, max_size=30))
+    piece = bytearray(framed(draw(st.binary(max_size=20) | st.integers(250, 260).map(bytes))))
+    if draw(st.booleans()):
+        piece[draw(st.integers(0, min(9, len(piece) - 1)))] = draw(st.integers(0, 255))
+    return bytes(piece)
+
+
+def outcome(take: Callable[[], list[bytes]]) -> object:
+    """Return what *take* returns or raises."""
+    try:
+        return take()
+    except ForeignPeerError as error:
+        return repr(error)
+
+
+@given(st.lists(pieces(), max_size=4), st.sampled_from([1 << 30, 255]))
+def test_read_takes(said: list[bytes], largest: int) -> None:
+    """To read from a buffer is to take what stands in it, whatever that is."""
+    reader, taker = ready(largest), ready(largest)
+    buffer = memoryview(bytearray(1000))
+    for piece in said:
+        buffer[: len(piece)] = piece
+        found = outcome(lambda: reader.read(buffer, len(piece)))  # noqa: B023 - called at once
+        assert found == outcome(lambda: taker.take(piece))  # noqa: B023 - called at once
+        assert repr(reader) == repr(taker)
+        if type(found) is str:
+            return
 
 
 @given(st.data())

@@ -96,7 +96,7 @@ class _Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         router = self._router
         try:
-            frames = router.take(self._owner.buffer[:nbytes])
+            frames = router.read(self._owner.buffer, nbytes)
         except (ForeignPeerError, OtherMechanismError) as error:
             self._owner.complain(error)
             self.transport.abort()

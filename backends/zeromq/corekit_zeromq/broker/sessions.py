@@ -29,6 +29,9 @@ pack = msgpack.Packer(autoreset=True).pack
 _FRAME = FRAME_ALLOWANCE // 2
 
 
+#: How msgpack begins an array of up to 15 elements.
+_LENGTHS = tuple(bytes([0x90 | size]) for size in range(16))
+
 #: A frame that was made and not acknowledged: its number, its commands, which are shared among
 #: sessions, and their size.
 Frame = tuple[int, list[bytes], int]
@@ -38,6 +41,7 @@ class Session:
     """A client, over all its connections."""
 
     __slots__ = (
+        "_outbox_size",
         "_ready",
         "acknowledged",
         "acquired",
@@ -108,6 +112,7 @@ class Session:
         """What came in since a frame was sent."""
         self.ended = False
         self.outbox: list[bytes] = []
+        self._outbox_size = 0
         self._ready = ready
         self.unacknowledged: deque[Frame] = deque()
         self.outstanding = 0
@@ -140,8 +145,10 @@ class Session:
 
     def send(self, command: bytes) -> None:
         """Put an encoded command on its way."""
+        size = len(command)
         self.outbox.append(command)
-        self.outstanding += len(command)
+        self._outbox_size += size
+        self.outstanding += size
         self._ready[self] = None
 
     def spoke(self, now: float) -> None:
@@ -159,12 +166,11 @@ class Session:
 
     def make_frames(self) -> None:
         """Make frames of the outbox."""
-        outbox = self.outbox
+        outbox, whole = self.outbox, self._outbox_size
         if not outbox:
             return
-        self.outbox = []
-        whole = sum(map(len, outbox))
-        for commands, size in [(outbox, whole)] if whole <= _FRAME else _parts(outbox):
+        self.outbox, self._outbox_size = [], 0
+        for commands, size in ((outbox, whole),) if whole <= _FRAME else _parts(outbox):
             self.sent += 1
             self.unacknowledged.append((self.sent, commands, size))
 
@@ -175,7 +181,7 @@ class Session:
             number, commands, _ = frames[place]
             # The commands are encoded already: an array of both numbers and of them is made of it.
             size = len(commands)
-            length = b"%c" % (0x90 | size) if size < 16 else b"\xdd" + size.to_bytes(4, "big")
+            length = _LENGTHS[size] if size < 16 else b"\xdd" + size.to_bytes(4, "big")
             numbers = pack((number, self.told))[1:]
             yield number, b"".join((b"\x93", numbers, length, *commands))
 
