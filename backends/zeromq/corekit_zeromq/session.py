@@ -33,13 +33,8 @@ FULL = 128 * 1024
 OVERHEAD = 256
 
 
-class _Frame:
-    __slots__ = ("commands", "number", "size")
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.commands: list[Command] = []
-        self.size = 0
+#: A frame that the broker may lack: its number, its commands, and what they count, in bytes.
+_Frame = tuple[int, list[Command], int]
 
 
 class Remains(NamedTuple):
@@ -71,12 +66,11 @@ class Session:
         self.epoch: int | None = None
         #: The room that is left in the window, in bytes; below 0 while it is overdrawn.
         self.room = WINDOW
-        self._begin(1)
-
+        self._begin()
         #: The size at which a frame is closed, in bytes.
         self.full: float = FULL
 
-    def _begin(self, number: int) -> None:
+    def _begin(self) -> None:
         self._kept: deque[_Frame] = deque()
         #: The last own frame that the broker has.
         self.confirmed = 0
@@ -86,11 +80,13 @@ class Session:
         self.transmitted = 0
         self._cursor = 0
         self._acknowledged()
-        self._open(number)
+        #: The number of the frame that takes the next command.
+        self.number = 1
+        self._open()
 
-    def _open(self, number: int) -> None:
-        self._frame = _Frame(number)
-        self._commands = self._frame.commands
+    def _open(self) -> None:
+        self._commands: list[Command] = []
+        self._size = 0
         self._publishes: dict[str, list[bytes]] = {}
         #: The commands that these payloads stand in.
         self._unencoded: list[Command] = []
@@ -104,21 +100,16 @@ class Session:
         )
 
     @property
-    def number(self) -> int:
-        """The number of the frame that takes the next command."""
-        return self._frame.number
-
-    @property
     def last(self) -> int:
         """The number of the last frame that holds anything."""
-        return self._frame.number if self._commands else self._frame.number - 1
+        return self.number if self._commands else self.number - 1
 
     def add(self, command: Command, size: int = 0) -> int:
         """Let *command*, with a payload of *size* bytes, be sent; return its frame's number."""
-        frame = self._frame
-        frame.commands.append(command)
+        number = self.number
+        self._commands.append(command)
         self.extend(size + OVERHEAD)
-        return frame.number
+        return number
 
     def extend(self, cost: int) -> bool:
         """Count *cost* for what a command of the open frame got; return whether that filled it.
@@ -126,9 +117,8 @@ class Session:
         A frame that is full should go now.
         """
         self.room -= cost
-        frame = self._frame
-        frame.size += cost
-        if frame.size < self.full:
+        self._size += cost
+        if self._size < self.full:
             return False
         self._close_frame()
         return True
@@ -149,8 +139,7 @@ class Session:
         # `extend` itself, but for the call: it is taken for each message.
         cost = len(payload) + OVERHEAD
         self.room -= cost
-        frame = self._frame
-        frame.size = size = frame.size + cost
+        self._size = size = self._size + cost
         if size < self.full:
             return False
         self._close_frame()
@@ -163,9 +152,9 @@ class Session:
             tokens = self._acks[consumer] = []
             self._commands.append([Op.ACK, consumer, tokens])
         tokens.append(token)
-        self._frame.size += OVERHEAD
+        self._size += OVERHEAD
         self.room -= OVERHEAD
-        return self._frame.number
+        return self.number
 
     def withdraw(self, command: Command, number: int, size: int) -> bool:
         """Take *command*, added to frame *number*, back; return whether it was never sent.
@@ -180,40 +169,46 @@ class Session:
         return True
 
     def _take_out(self, command: Command, number: int, cost: int) -> None:
-        for frame in (*self._kept, self._frame):
-            # Maybe in none: it was added in another session.
-            if frame.number == number and any(one is command for one in frame.commands):
-                frame.size -= cost
-                self.room += cost
-                # Others keep their places; what is empty at the end would pile up, unsent.
-                while frame.commands and not frame.commands[-1]:
-                    frame.commands.pop()
+        place = number - self.number
+        # Maybe it is in none: it was added in another session.
+        if not -len(self._kept) <= place <= 0:
+            return
+        _, commands, size = self._kept[place] if place else (0, self._commands, 0)
+        if not any(one is command for one in commands):
+            return
+        self.room += cost
+        if place:
+            self._kept[place] = number, commands, size - cost
+        else:
+            self._size -= cost
+        # Others keep their places; what is empty at the end would pile up, unsent.
+        while commands and not commands[-1]:
+            commands.pop()
 
     def _close_frame(self) -> None:
         for command in self._unencoded:
             payloads = command.pop()
             command += [len(payloads), packed(payloads)]
-        self._kept.append(self._frame)
-        self._open(self._frame.number + 1)
+        self._kept.append((self.number, self._commands, self._size))
+        self.number += 1
+        self._open()
 
     def frames(self) -> Iterator[bytes]:
         """Close the open frame and yield, encoded, what the present connection has not had yet."""
         if self._commands:
             self._close_frame()
-        if self._cursor == self._frame.number - 1:
-            return
-        for frame in self._kept:
-            if frame.number > self._cursor:
-                # Marked first: a frame that fails on its way may have arrived.
-                self._cursor = frame.number
-                self.transmitted = max(self.transmitted, frame.number)
-                if self._unacknowledged_frames:
-                    self._acknowledged()
-                commands = frame.commands
-                if not all(commands):
-                    commands = [command for command in commands if command]
-                # `encode` itself, but for the call: a lone message waits for it.
-                yield packed((frame.number, self.received, commands))
+        for place in range(self._cursor + 1 - self.number, 0):
+            number, commands, _ = self._kept[place]
+            # Marked first: a frame that fails on its way may have arrived.
+            self._cursor = number
+            if number > self.transmitted:
+                self.transmitted = number
+            if self._unacknowledged_frames:
+                self._acknowledged()
+            if not all(commands):
+                commands = [command for command in commands if command]
+            # `encode` itself, but for the call: a lone message waits for it.
+            yield packed((number, self.received, commands))
 
     def empty(self) -> bytes:
         """Return a frame that only tells what was received, and that we are there."""
@@ -256,29 +251,32 @@ class Session:
                 f"frame {number} is said to have arrived, sent were {self.transmitted}"
             )
         kept = self._kept
-        while kept and kept[0].number <= number:
-            self.room += kept.popleft().size
+        while kept and kept[0][0] <= number:
+            _, _, size = kept.popleft()
+            self.room += size
         self.confirmed = number
+        # Whatever it was told before: this connection needs them no more.
+        self._cursor = max(self._cursor, number)
 
     def resume(self, received: int) -> None:
         """Go on over a new connection; the broker has our frames up to *received*."""
+        self._cursor = 0
         self.confirm(received)
-        self._cursor = received
 
     def reset(self) -> Remains:
         """Begin a new session, with nothing to send."""
         unsent: list[tuple[str, list[bytes]]] = []
         uncertain = 0
         self._close_frame()
-        for frame in self._kept:
-            for command in frame.commands:
+        for number, commands, _ in self._kept:
+            for command in commands:
                 if command and command[0] == Op.PUBLISH:
                     _, channel, count, batch = command
-                    if frame.number > self.transmitted:
+                    if number > self.transmitted:
                         unsent.append((channel, decode_batch(count, batch)))
                     else:
                         uncertain += count
         remains = Remains(self.transmitted, self.confirmed, unsent, uncertain)
         self.room = WINDOW
-        self._begin(1)
+        self._begin()
         return remains
