@@ -74,14 +74,13 @@ class Serializer:
         self._readers = dict(READERS)
         for extension in extensions:
             self._add(extension)
-        reading = {
-            "strict_map_key": False,
-            "timestamp": 3,  # one that other software wrote becomes a datetime in UTC
-            "object_pairs_hook": read_map,
-            "ext_hook": self._read_extension,
-        }
-        self._read = partial(msgpack.unpackb, **reading)
-        self._reader = partial(msgpack.Unpacker, **reading)
+        self._reader = partial(
+            msgpack.Unpacker,
+            strict_map_key=False,
+            timestamp=3,  # one that other software wrote becomes a datetime in UTC
+            object_pairs_hook=read_map,
+            ext_hook=self._read_extension,
+        )
         self._packer = partial(msgpack.Packer, default=self._default, strict_types=True)
         self._idle: list[msgpack.Packer] = []
         #: Changes whenever an Enum is written, in whichever thread.
@@ -183,7 +182,8 @@ class Serializer:
                 f"the envelope has {len(parts)} elements; at least {fields + 2} are needed"
             )
         body = parts[fields + 1]
-        if type(body) in CONTAINERS:
+        # To look up a type in a set takes longer than the rest, and most bodies are bytes.
+        if type(body) is not bytes and type(body) in CONTAINERS:
             self._check_depth(data, body, "the body")
         return parts[1 : fields + 2]
 
@@ -264,7 +264,14 @@ class Serializer:
         if len(data) > self.max_size:
             raise self._too_large("the data", len(data))
         try:
-            return self._read(data)
+            # As `_reader` does; a `partial` of it takes longer, and each message is read here.
+            return msgpack.unpackb(
+                data,
+                strict_map_key=False,
+                timestamp=3,
+                object_pairs_hook=read_map,
+                ext_hook=self._read_extension,
+            )
         except SerializationError:
             raise
         except msgpack.StackError as error:
