@@ -120,7 +120,7 @@ class EnvelopeReader:
         if len(payloads) == 1:
             # As at rest: what follows is begun for more than one, and takes this one as long again.
             try:
-                found.append(_begun(*unseal(payloads[0], HEAD_FIELDS)))
+                found.append(_begun(unseal(payloads[0], HEAD_FIELDS)))
             except SerializationError as error:
                 found.append(error)
             return found
@@ -128,7 +128,7 @@ class EnvelopeReader:
         payload: Any = next(rest, _END)
         while payload is not _END:
             try:
-                run = _begun(*unseal(payload, HEAD_FIELDS))
+                run = _begun(unseal(payload, HEAD_FIELDS))
             except SerializationError as error:
                 found.append(error)
                 payload = next(rest, _END)
@@ -192,7 +192,7 @@ class EnvelopeReader:
                 if same and kinds == _KINDS:
                     bodies.append(body)
                 else:
-                    run = _begun(instance, publisher, this, audience, body)
+                    run = _begun([instance, publisher, this, audience, body])
                     found.append(run)
                     kind, bodies = [instance, publisher, audience], run[-1]
                 number = this
@@ -202,8 +202,9 @@ class EnvelopeReader:
                 found.append(envelope if is_told else SerializationError(_WRONG))
 
 
-def _begun(instance: Any, publisher: Any, number: Any, audience: Any, body: Any) -> Run:
-    """Return a run of one message; raises SerializationError if the fields make no sense."""
+def _begun(fields: list[Any]) -> Run:
+    """Return a run of one message; raises SerializationError if its *fields* make no sense."""
+    instance, publisher, number, audience, body = fields
     kinds = (type(instance), type(publisher), type(number), type(audience))
     if kinds != _KINDS or number < 1:
         raise SerializationError(_WRONG)

@@ -53,16 +53,15 @@ class Dispatcher:
         try:
             for command in commands:
                 if command[0] == MESSAGES:
-                    self._unpack(*command)
+                    self._unpack(command)
                 else:
                     self._backlog.append(command)
         except (TypeError, ValueError) as error:
             self._nonsense(f"malformed reply {shown(command[0])}: {error!r}")
         return self._next_turn is None and self._hand_on()
 
-    def _unpack(
-        self, kind: int, channel: str, first: int, batches: Iterable[tuple[int, bytes]]
-    ) -> None:
+    def _unpack(self, command: Command) -> None:
+        kind, channel, first, batches = command
         payloads: list[bytes] = []
         for count, batch in batches:
             try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from corekit.errors import SerializationError
@@ -132,7 +131,7 @@ class Session:
         payloads = self._publishes.get(channel)
         if payloads is None:
             payloads = self._publishes[channel] = []
-            command = [PUBLISH, channel, payloads]
+            command = [PUBLISH, channel, 0, payloads]
             self._commands.append(command)
             self._unencoded.append(command)
         payloads.append(payload)
@@ -187,28 +186,33 @@ class Session:
 
     def _close_frame(self) -> None:
         for command in self._unencoded:
-            payloads = command.pop()
-            command += [len(payloads), packed(payloads)]
+            payloads = command[3]
+            command[2], command[3] = len(payloads), packed(payloads)
         self._kept.append((self.number, self._commands, self._size))
         self.number += 1
         self._open()
 
-    def frames(self) -> Iterator[bytes]:
-        """Close the open frame and yield, encoded, what the present connection has not had yet."""
+    def frames(self) -> list[bytes]:
+        """Close the open frame and return, encoded, what the present connection has not had yet.
+
+        They count as transmitted: one that fails on its way may have arrived.
+        """
         if self._commands:
             self._close_frame()
+        frames: list[bytes] = []
         for place in range(self._cursor + 1 - self.number, 0):
             number, commands, _ = self._kept[place]
-            # Marked first: a frame that fails on its way may have arrived.
-            self._cursor = number
-            if number > self.transmitted:
-                self.transmitted = number
-            if self._unacknowledged_frames:
-                self._acknowledged()
-            if not all(commands):
+            # None that was withdrawn is alone, or the last.
+            if len(commands) > 1 and not all(commands):
                 commands = [command for command in commands if command]
             # `encode` itself, but for the call: a lone message waits for it.
-            yield packed((number, self.received, commands))
+            frames.append(packed((number, self.received, commands)))
+        if frames:
+            self._cursor = self.number - 1
+            self.transmitted = max(self.transmitted, self._cursor)
+            if self._unacknowledged_frames:
+                self._acknowledged()
+        return frames
 
     def empty(self) -> bytes:
         """Return a frame that only tells what was received, and that we are there."""

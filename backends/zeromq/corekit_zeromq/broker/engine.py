@@ -261,7 +261,8 @@ class Engine:
         """
         session.make_frames()
         if session.route is not None:
-            self.replies += [(session.route, data) for _, data in session.untransmitted()]
+            for number in range(session.transmitted + 1, session.sent + 1):
+                self.replies.append((session.route, session.encoded(number)))
         for consumer in list(session.consumers.values()):
             self.queues.cancel(self.now, consumer, died=died)
         for name in list(session.subscriptions):

@@ -174,16 +174,14 @@ class Session:
             self.sent += 1
             self.unacknowledged.append((self.sent, commands, size))
 
-    def untransmitted(self) -> Iterator[tuple[int, bytes]]:
-        """Return number and encoding of each frame that the present connection was not given."""
-        frames = self.unacknowledged
-        for place in range(self.transmitted - self.sent, 0):
-            number, commands, _ = frames[place]
-            # The commands are encoded already: an array of both numbers and of them is made of it.
-            size = len(commands)
-            length = _LENGTHS[size] if size < 16 else b"\xdd" + size.to_bytes(4, "big")
-            numbers = pack((number, self.told))[1:]
-            yield number, b"".join((b"\x93", numbers, length, *commands))
+    def encoded(self, number: int) -> bytes:
+        """Return the frame *number*, which was made and not acknowledged, as it is sent."""
+        _, commands, _ = self.unacknowledged[number - self.sent - 1]
+        # The commands are encoded already: an array of both numbers and of them is made of it.
+        size = len(commands)
+        length = _LENGTHS[size] if size < 16 else b"\xdd" + size.to_bytes(4, "big")
+        numbers = pack((number, self.told))[1:]
+        return b"".join((b"\x93", numbers, length, *commands))
 
     def acknowledge(self, received: int) -> bool:
         """Forget the frames up to *received*; False if there never was such a frame."""

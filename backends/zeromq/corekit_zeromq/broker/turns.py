@@ -258,8 +258,9 @@ class Turns:
         """Send the frames of *session*; False if its connection is full and it must wait."""
         if session.route is None:
             return True
-        for number, data in session.untransmitted():
-            sent = self._transport.send(session.route, data)
+        while session.transmitted < session.sent:
+            number = session.transmitted + 1
+            sent = self._transport.send(session.route, session.encoded(number))
             if sent is None:
                 # The connection has gone: the session waits for its next one.
                 self._engine.sessions.gone(session.route)

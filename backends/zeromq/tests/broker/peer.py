@@ -55,7 +55,8 @@ class Bench:
         self.engine.replies.clear()
         for session in list(self.engine.sessions.ready):
             if session.route is not None:
-                for number, data in session.untransmitted():
+                for number in range(session.transmitted + 1, session.sent + 1):
+                    data = session.encoded(number)
                     session.transmitted = number
                     self.bring(session.route, data)
                 session.spoke(self.now)
