@@ -22,6 +22,7 @@ from .arguments import whole
 from .containers import CONTAINERS, cut, depth, elements
 from .errors import ConfigurationError, MessageTooLarge, SerializationError
 from .extensions import READERS, WRITERS, Extension, read_map
+from .foreign import fault, first_element
 
 __all__ = ["ENVELOPE_VERSION", "Extension", "Serializer"]
 
@@ -44,9 +45,6 @@ _UNORDERED = {
 }
 
 _HINT = "register a serializer with the hook corekit_register_adapters (registry.add_serializer)"
-
-#: What foreign data begins with, for the text of an error.
-_FOREIGN = {b"\x80\x04": "pickle", b"\x80\x05": "pickle", b"\x1f\x8b": "gzip", b"{": "JSON"}
 
 
 class Serializer:
@@ -169,7 +167,7 @@ class Serializer:
         try:
             parts = self._unpack(data)
         except SerializationError:
-            version = _first_element(data)
+            version = first_element(data)
             if type(version) is int and version != ENVELOPE_VERSION:
                 raise _other_version(version) from None
             raise
@@ -277,7 +275,7 @@ class Serializer:
         except msgpack.StackError as error:
             raise self._too_deep("the data", "more than 500") from error
         except Exception as error:
-            raise SerializationError(f"the data cannot be read: {_fault(data, error)}") from error
+            raise SerializationError(f"the data cannot be read: {fault(data, error)}") from error
 
     def _read_extension(self, code: int, data: bytes) -> Any:
         reader = self._readers.get(code)
@@ -378,28 +376,6 @@ class Serializer:
             if base in WRITERS:
                 return f"{name} is not serialisable, only {base.__name__} itself is; {_HINT}"
         return f"{name} is not serialisable; {_HINT}"
-
-
-def _fault(data: bytes, error: Exception) -> str:
-    if isinstance(error, msgpack.ExtraData):
-        text = "it goes on after its end"
-    else:
-        text = str(error) or type(error).__name__
-    for start, name in _FOREIGN.items():
-        if bytes(data[:2]).startswith(start):
-            text += f"; it looks like {name}"
-    return text
-
-
-def _first_element(data: bytes) -> Any:
-    """Return the first element of the array that *data* begins with, None if there is none."""
-    unpacker = msgpack.Unpacker()
-    try:
-        unpacker.feed(data[:64])
-        unpacker.read_array_header()
-        return unpacker.unpack()
-    except Exception:  # noqa: BLE001 - hostile bytes raise a dozen kinds of error
-        return None
 
 
 def _other_version(version: int) -> SerializationError:

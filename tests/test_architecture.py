@@ -32,6 +32,7 @@ FOUNDATION = {
     "containers",
     "errors",
     "extensions",
+    "foreign",
     "lifecycle",
     "names",
     "serialization",
@@ -78,7 +79,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 #: Who may import what is neither of ours nor of the standard library.
 THIRD_PARTIES = {
     "pluggy": ("corekit/plugins.py",),
-    "msgpack": ("corekit/serialization.py", "corekit/extensions.py", "backends/"),
+    "msgpack": (
+        *("corekit/serialization.py", "corekit/extensions.py", "corekit/foreign.py"),
+        "backends/",
+    ),
     "sqlalchemy": ("corekit/bridges/sqlalchemy.py",),
     "django": ("corekit/bridges/django.py",),
     "pytest": ("corekit/testing/",),

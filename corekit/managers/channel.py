@@ -20,7 +20,8 @@ from .context import ManagerContext
 from .envelope import HEAD_FIELDS, LARGEST, ONLY_SELF, EnvelopeReader, EnvelopeWriter, Run
 from .gaps import AFTER_GAP, REPEATED, SequenceTracker
 from .log_limit import LogLimit
-from .subscription import GAP, Handler, Subscription
+from .subscription import GAP, Subscription
+from .subscription_options import Handler
 
 logger = logging.getLogger("corekit.pub_sub")
 

@@ -16,7 +16,8 @@ from .channel import Channel
 from .context import ManagerContext
 from .gaps import SequenceTracker
 from .outbox import Outbox
-from .subscription import Handler, Options, Subscription
+from .subscription import Subscription
+from .subscription_options import Handler, Options
 
 logger = logging.getLogger("corekit.pub_sub")
 

@@ -53,7 +53,6 @@ _END: Final = object()
 #: Bodies that are put together by hand.
 _BY_HAND = frozenset({bytes, str})
 
-
 #: The types of instance, publisher, number and audience.
 _KINDS: Final = (str, int, int, int)
 
@@ -118,7 +117,7 @@ class EnvelopeReader:
         found: list[Run | SerializationError] = []
         unseal = self._serializer.unseal
         if len(payloads) == 1:
-            # As at rest: what follows is begun for more than one, and takes this one as long again.
+            # As at rest. What is done below for several would only delay it.
             try:
                 found.append(_begun(unseal(payloads[0], HEAD_FIELDS)))
             except SerializationError as error:

@@ -11,7 +11,7 @@ from ..arguments import async_function, flag
 from .channels import Channels
 from .context import ManagerContext
 from .envelope import EVERYBODY, NOT_SELF, ONLY_SELF
-from .subscription import GapHandler, Handler, Options
+from .subscription_options import GapHandler, Handler, Options
 
 
 class PubSubManager:

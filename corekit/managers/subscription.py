@@ -7,26 +7,21 @@ import inspect
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextvars import copy_context
+from collections.abc import Callable, Sequence
+from contextvars import Context, copy_context
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import partial
 from itertools import islice
 from typing import Any, Final
 
-from .. import arguments
-from ..errors import InvalidArgument, InvalidType, SerializationError
+from ..errors import SerializationError
 from ..tasks import TaskOwner, is_being_cancelled
 from .context import ManagerContext
 from .handler_context import enter_handler
 from .log_limit import LogLimit
+from .subscription_options import Handler, Options, Resync
 
 logger = logging.getLogger("corekit.pub_sub")
-
-Handler = Callable[[Any], Awaitable[object]]
-GapHandler = Callable[[str], object]
-Resync = Callable[[], Awaitable[object]]
 
 #: Stands among the messages where some are missing.
 GAP: Final = object()
@@ -38,47 +33,6 @@ _LAST_RETRY = 60.0
 #: Seconds after which a task that has had nothing to do is ended, twice as many at most. To begin
 #: one costs a message that comes alone more than anything else here.
 _REST = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a subscription wants its messages."""
-
-    debounce: float = 0.0
-    """Seconds of quiet after which equal messages are handled, as one; 0: each at once."""
-
-    max_wait: float | None = None
-    """Seconds after which they are handled even without quiet; None: quiet is waited for."""
-
-    buffer: int = 1000
-    """How many messages may wait, the debounced ones included."""
-
-    on_gap: GapHandler | None = None
-    """Called with the channel's name where messages are missing; plain or async."""
-
-    resync: Resync | None = None
-    """Like `on_gap`, but called again, with back-off, until it succeeds."""
-
-    @classmethod
-    def checked(
-        cls,
-        *,
-        debounce: float | timedelta = 0,
-        max_wait: float | timedelta | None = None,
-        buffer: int = 1000,
-        on_gap: GapHandler | None = None,
-        resync: Resync | None = None,
-    ) -> Options:
-        """Return the options as given to a call; raises InvalidArgument or InvalidType."""
-        quiet = arguments.seconds("debounce", debounce, zero=True)
-        longest = None if max_wait is None else arguments.seconds("max_wait", max_wait)
-        if longest is not None and longest < quiet:
-            raise InvalidArgument(
-                f"max_wait must be at least debounce ({quiet:g} s), not {arguments.shown(max_wait)}"
-            )
-        if on_gap is not None and not callable(on_gap):
-            raise InvalidType(f"on_gap must be a function, not {arguments.shown(on_gap)}")
-        return cls(quiet, longest, arguments.whole("buffer", buffer, least=1), on_gap, resync)
 
 
 @dataclass(slots=True)
@@ -221,7 +175,7 @@ class Subscription:
             finally:
                 self._running = False
             # What comes later is to find the variables as they were, too.
-            if self._stopped or copy_context() != variables:
+            if self._stopped or not _are_same(copy_context(), variables):
                 return
             await self._more()
 
@@ -384,6 +338,13 @@ class Subscription:
         self._buffer.extend(self._held.pop(key).message for _, key in due)
         if not self._running and self._buffer:
             self._start()
+
+
+def _are_same(one: Context, other: Context) -> bool:
+    """Whether both hold the same objects; these themselves may be anything, with any `__eq__`."""
+    return len(one) == len(other) and all(
+        variable in one and one[variable] is value for variable, value in other.items()
+    )
 
 
 def name_of(function: Callable[..., object]) -> str:

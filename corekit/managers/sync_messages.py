@@ -9,7 +9,7 @@ from .. import names
 from ..arguments import async_function
 from .envelope import NOT_SELF
 from .pub_sub import PubSubManager
-from .subscription import GapHandler, Handler, Options
+from .subscription_options import GapHandler, Handler, Options
 
 
 class Synced(Protocol):

@@ -481,6 +481,34 @@ async def test_a_handler_runs_in_the_context_of_its_subscription(cluster):
         assert seen == ["subscribing"] * 3
 
 
+async def test_what_a_handler_leaves_in_its_context(cluster, caplog):
+    """It is gone by the next message, even if it says that it equals what was there, or raises."""
+
+    class Odd:
+        def __eq__(self, other):
+            raise ValueError
+
+        __hash__ = None
+
+    equal, odd = contextvars.ContextVar("equal"), contextvars.ContextVar("odd")
+    equal.set(first := [])
+    odd.set(Odd())
+    seen = []
+
+    async def leaving(message):
+        seen.append(equal.get())
+        (equal if message == 1 else odd).set([] if message == 1 else Odd())
+
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", leaving)
+        for number in range(1, 4):
+            wire.bring(number)
+            await asyncio.sleep(0.1)
+    assert len(seen) == 3
+    assert all(each is first for each in seen)
+    assert not caplog.records
+
+
 async def test_the_context_is_kept_across_restarts(cluster):
     """After a restart handlers still run in the context in which they were subscribed."""
     variable = contextvars.ContextVar("variable", default="unset")

@@ -91,7 +91,7 @@ class Peer:
     def read(self, buffer: memoryview, size: int) -> list[bytes]:
         """Take the first *size* bytes of *buffer*, as `take` does."""
         if self.is_ready and not self._held and size > 9:
-            # At rest they are one message, which a copy of all behind its head takes the least for.
+            # At rest they are one message: what follows its head is copied, and no more is done.
             head = buffer[0]
             if head == _LONG:
                 begin, length = 9, _LONG_SIZE.unpack_from(buffer, 1)[0]

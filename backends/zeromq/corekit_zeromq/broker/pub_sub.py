@@ -34,7 +34,6 @@ _IDLE = 300.0
 #: Channels that one step of housekeeping looks at.
 _STEP = 1000
 
-
 #: Messages as their publisher sent them: how many, and the bytes that hold them.
 Batch = tuple[int, bytes]
 

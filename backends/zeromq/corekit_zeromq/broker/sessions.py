@@ -28,7 +28,6 @@ pack = msgpack.Packer(autoreset=True).pack
 #: exceeds the largest payload by more than what the protocol allows.
 _FRAME = FRAME_ALLOWANCE // 2
 
-
 #: How msgpack begins an array of up to 15 elements.
 _LENGTHS = tuple(bytes([0x90 | size]) for size in range(16))
 
