@@ -180,7 +180,7 @@ class Serializer:
                 f"the envelope has {len(parts)} elements; at least {fields + 2} are needed"
             )
         body = parts[fields + 1]
-        # To look up a type in a set takes longer than the rest, and most bodies are bytes.
+        # To look a type up in a set takes as long as all the rest; bytes need not wait for it.
         if type(body) is not bytes and type(body) in CONTAINERS:
             self._check_depth(data, body, "the body")
         return parts[1 : fields + 2]

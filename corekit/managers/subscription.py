@@ -73,7 +73,8 @@ class Subscription:
         self._buffer: deque[Any] = deque()
         #: How many of what is in the buffer are gaps; they do not count as messages.
         self._gaps = 0
-        #: Whether the task is at work; otherwise what it rests on, unless there is no task.
+        self._task: asyncio.Task[None] | None = None
+        #: Whether it is at work, or about to be; otherwise what it rests on, if it does.
         self._running = False
         self._rest: asyncio.Future[None] | None = None
         self._rest_timer: asyncio.TimerHandle | None = None
@@ -143,6 +144,7 @@ class Subscription:
             self._rest_timer.cancel()
         if self._rest is not None:
             self._rest.cancel()
+            self._rest = None
 
     # The turn.
 
@@ -152,46 +154,47 @@ class Subscription:
         # The task of one that was cancelled ends without another look at the buffer.
         if rest is not None and not rest.cancelled():
             rest.set_result(None)
-        else:
-            self._tasks.spawn(self._run(), name=self._full_name, context=self._variables.copy())
+            return
+        variables = self._variables.copy()
+        self._task = self._tasks.spawn(self._run(), name=self._full_name, context=variables)
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Take note that *task* has ended; what it left, being cancelled, another one does."""
+        if task is self._task:
+            self._task = self._rest = None
+            self._running = False
+            if self._buffer and task.cancelled():
+                self._start()
 
     async def _run(self) -> None:
         enter_handler(self._context.instance_id)
         variables = copy_context()
+        loop = asyncio.get_running_loop()
         buffer = self._buffer
         handler = self.handler
         while True:
-            try:
-                while buffer:
-                    message = buffer.popleft()
-                    if message is GAP:
-                        self._gaps -= 1
-                        await self._tell_gap()
-                        continue
-                    try:
-                        await handler(message)
-                    except BaseException as error:  # noqa: BLE001 - a handler may raise anything
-                        self._failed("handler", handler, error)
-            finally:
-                self._running = False
-            # What comes later is to find the variables as they were, too.
-            if self._stopped or not _are_same(copy_context(), variables):
+            while buffer:
+                message = buffer.popleft()
+                if message is GAP:
+                    self._gaps -= 1
+                    await self._tell_gap()
+                    continue
+                try:
+                    await handler(message)
+                except BaseException as error:  # noqa: BLE001 - a handler may raise anything
+                    self._failed("handler", handler, error)
+            message = None  # nobody is to wait for its end meanwhile
+            self._running = False
+            # What comes later is to find everything as it was: also nobody who cancels.
+            is_as_new = not is_being_cancelled() and _are_same(copy_context(), variables)
+            if self._stopped or not is_as_new:
                 return
-            await self._more()
-
-    async def _more(self) -> None:
-        """Rest until there is something to do; cancelled when nothing comes for long."""
-        loop = asyncio.get_running_loop()
-        rest = self._rest = loop.create_future()
-        if self._rest_timer is None:
-            self._rest_timer = loop.call_later(_REST, self._look, None)
-        try:
+            rest = self._rest = loop.create_future()
+            if self._rest_timer is None:
+                self._rest_timer = loop.call_later(_REST, self._look, None)
+            # Cancelled when nothing comes for long.
             await rest
-        except asyncio.CancelledError:
-            # Woken, and cancelled before it went on: otherwise there may be another task by now.
-            if not rest.cancelled():
-                self._running = False
-            raise
 
     def _look(self, before: asyncio.Future[None] | None) -> None:
         """End the task if it still rests on what it did at the last look."""
@@ -200,7 +203,7 @@ class Subscription:
         if rest is not None and rest is before:
             self._rest = None
             rest.cancel()
-        elif rest is not None or self._running:
+        elif rest is not None:
             loop = asyncio.get_running_loop()
             self._rest_timer = loop.call_later(_REST, self._look, rest)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
+import weakref
 from contextlib import suppress
 
 import pytest
@@ -423,24 +425,67 @@ async def test_a_handler_that_outlasts_its_rest(cluster):
         assert tasks[0].done()
 
 
-@pytest.mark.parametrize("woken", [False, True])
-async def test_a_task_that_is_cancelled_at_rest(cluster, woken):
-    """Whoever cancels a subscription's task, before or after it was woken: later messages come."""
+@pytest.mark.parametrize("when", ["new", "resting", "woken"])
+async def test_a_task_that_is_cancelled_between_messages(cluster, when):
+    """Whoever cancels a subscription's task, at whatever moment: nothing waits for ever."""
     log = cluster.Log()
     async with cluster.wired() as (manager, wire):
         await manager.subscribe("c", log)
         wire.bring(1)
-        await eventually(lambda: log.messages == [1])
+        if when != "new":
+            await eventually(lambda: log.messages == [1])
         (task,) = tasks_of("channel/c")
-        if woken:
+        if when == "woken":
             wire.bring(2)
         task.cancel()
-        wire.bring(3)
+        if when == "resting":
+            wire.bring(2)
         await asyncio.wait([task])
-        wire.bring(4)
-        await eventually(lambda: log.messages[-1] == 4)
-        assert log.messages == ([1, 2, 3, 4] if woken else [1, 3, 4])
+        expected = [1] if when == "new" else [1, 2]
+        await eventually(lambda: log.messages == expected)
+        wire.bring(3)
+        await eventually(lambda: log.messages == [*expected, 3])
         assert len(tasks_of("channel/c")) == 1
+
+
+async def test_a_handler_that_catches_its_cancellation(cluster, caplog):
+    """The next message has a task that nobody has cancelled: its own error is logged as one."""
+    seen = []
+
+    async def catching(message):
+        seen.append(message)
+        if message == 1:
+            asyncio.current_task().cancel()
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(1)
+        elif message == 2:
+            raise asyncio.CancelledError
+
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", catching)
+        wire.bring(1)
+        await asyncio.sleep(0.1)
+        wire.bring(2, 3)
+        await eventually(lambda: seen == [1, 2, 3])
+    (record,) = caplog.records
+    assert "catching failed" in record.message
+
+
+async def test_a_resting_task_keeps_no_message(cluster):
+    """What was handled can be collected while the task waits for more."""
+    seen = []
+
+    async def noting(message):
+        seen.append(weakref.ref(message))
+
+    async with cluster.wired() as (manager, wire):
+        await manager.subscribe("c", noting)
+        wire.bring_bodies({1, 2})
+        await eventually(lambda: seen)
+        await asyncio.sleep(0)
+        gc.collect()
+        assert len(tasks_of("channel/c")) == 1
+        assert seen[0]() is None
 
 
 @pytest.mark.parametrize("ending", ["unsubscribe", "close"])

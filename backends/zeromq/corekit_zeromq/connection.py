@@ -254,7 +254,8 @@ class Connection:
         link = self.link
         if not link.is_up:
             return
-        for frame in self.session.frames():
+        next_frame = self.session.next_frame
+        while (frame := next_frame()) is not None:
             link.send(frame)
         if self.session.acknowledgement_due:
             link.send(self.session.empty())

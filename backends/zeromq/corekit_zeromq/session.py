@@ -55,7 +55,7 @@ class Remains(NamedTuple):
 class Session:
     """Collects commands in frames, numbers them, and keeps each until the broker has it.
 
-    The last frame is open: commands are added to it, and `frames` closes it. A command that was
+    The last frame is open: commands are added to it, and `next_frame` closes it. A command that was
     added once is sent once, however often the connection breaks; `reset` begins a new session.
     """
 
@@ -192,27 +192,27 @@ class Session:
         self.number += 1
         self._open()
 
-    def frames(self) -> list[bytes]:
-        """Close the open frame and return, encoded, what the present connection has not had yet.
+    def next_frame(self) -> bytes | None:
+        """Return the next frame that the present connection has not had yet, encoded.
 
-        They count as transmitted: one that fails on its way may have arrived.
+        None if there is none. The open frame is closed for it.
         """
-        if self._commands:
+        if self._cursor == self.number - 1:
+            if not self._commands:
+                return None
             self._close_frame()
-        frames: list[bytes] = []
-        for place in range(self._cursor + 1 - self.number, 0):
-            number, commands, _ = self._kept[place]
-            # None that was withdrawn is alone, or the last.
-            if len(commands) > 1 and not all(commands):
-                commands = [command for command in commands if command]
-            # `encode` itself, but for the call: a lone message waits for it.
-            frames.append(packed((number, self.received, commands)))
-        if frames:
-            self._cursor = self.number - 1
-            self.transmitted = max(self.transmitted, self._cursor)
-            if self._unacknowledged_frames:
-                self._acknowledged()
-        return frames
+        number, commands, _ = self._kept[self._cursor + 1 - self.number]
+        # Marked first: a frame that fails on its way may have arrived.
+        self._cursor = number
+        if number > self.transmitted:
+            self.transmitted = number
+        if self._unacknowledged_frames:
+            self._acknowledged()
+        # None that was withdrawn is alone, or the last.
+        if len(commands) > 1 and not all(commands):
+            commands = [command for command in commands if command]
+        # `encode` itself, but for the call: a lone message waits for it.
+        return packed((number, self.received, commands))
 
     def empty(self) -> bytes:
         """Return a frame that only tells what was received, and that we are there."""
@@ -264,6 +264,8 @@ class Session:
 
     def resume(self, received: int) -> None:
         """Go on over a new connection; the broker has our frames up to *received*."""
+        if received < self.confirmed:
+            raise SerializationError(f"frame {self.confirmed} had arrived, now {received} has")
         self._cursor = 0
         self.confirm(received)
 

@@ -17,7 +17,7 @@ from .batches import payloads_of, publish
 
 def sent(session: Session) -> list[tuple[int, int, list[list[Any]]]]:
     """Return the frames that the session gives to its connection now."""
-    return [decode(frame) for frame in session.frames()]
+    return [decode(frame) for frame in iter(session.next_frame, None)]
 
 
 def test_a_turn_is_a_frame() -> None:
@@ -239,3 +239,26 @@ def test_every_command_arrives_once_and_in_order(steps: list[str]) -> None:
     wire += sent(session)
     deliver()
     assert arrived == list(range(1, added + 1))
+
+
+def test_a_frame_that_cannot_be_packed() -> None:
+    """It is lost alone: what comes before and after it is sent."""
+    session = Session()
+    session.full = 1
+    session.add([Op.STATUS, 1])
+    session.add([Op.STATUS, "\ud800"])
+    session.add([Op.STATUS, 3])
+    assert session.next_frame() is not None
+    with pytest.raises(UnicodeEncodeError):
+        session.next_frame()
+    assert [number for number, _, _ in sent(session)] == [3]
+
+
+def test_a_broker_that_forgets() -> None:
+    """One that had a frame, and says when the connection is back that it has not, is not ours."""
+    session = Session()
+    session.add([Op.STATUS, 1])
+    sent(session)
+    session.take(encode(0, 1, []))
+    with pytest.raises(SerializationError, match="had arrived"):
+        session.resume(0)

@@ -132,6 +132,8 @@ class Engine:
         # The end of a session may have something to say to one that was passed already.
         ready = list(self.sessions.ready)
         for session in ready:
+            if session.ended:
+                continue
             session.make_frames()
             if session.outstanding > self.limits.replies:
                 self._acknowledge.pop(session, None)

@@ -183,8 +183,8 @@ class Session:
         return b"".join((b"\x93", numbers, length, *commands))
 
     def acknowledge(self, received: int) -> bool:
-        """Forget the frames up to *received*; False if there never was such a frame."""
-        if received > self.sent:
+        """Forget the frames up to *received*; False if its connection was never given that one."""
+        if received > self.transmitted:
             return False
         frames = self.unacknowledged
         while frames and frames[0][0] <= received:

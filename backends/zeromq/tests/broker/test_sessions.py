@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from corekit_zeromq.broker.sessions import Session
 from corekit_zeromq.protocol import ACKNOWLEDGE_FRAMES, MAGIC, VERSION, Op, Reply, encode
 
 from ..batches import payloads_of, publish
@@ -184,6 +185,45 @@ def test_a_client_that_does_not_read_is_ended(tmp_path: Path) -> None:
         peer.sent += 1
         peer.raw(encode(peer.sent, 0, [[Op.CACHE_GET, rid, "s", ["k"]]]))
     assert len(bench.engine.sessions) == 0
+
+
+def test_sessions_that_do_not_read_end_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if two of them have too much in one turn, and one's end is told to the other."""
+    bench = Bench(tmp_path, replies=3000)
+    first, second = bench.peer(), bench.peer()
+    engine = bench.engine
+    ended: list[object] = []
+    end = engine.end
+
+    def noted(session: Session, *, died: bool) -> None:
+        ended.append(session)
+        end(session, died=died)
+
+    monkeypatch.setattr(engine, "end", noted)
+    for peer in (first, second):
+        for number in range(1, 121):
+            engine.receive(peer.route, encode(number, 0, [[Op.STATUS, number]]))
+    engine.finish()
+    assert len(ended) == len({*ended}) == 2
+
+
+def test_what_was_never_sent_cannot_be_acknowledged(bench: Bench) -> None:
+    """Whoever claims to have it loses the session; the others, and the broker, go on."""
+    peer, other = bench.peer(), bench.peer()
+    for number in range(1, 4):
+        peer.raw(encode(number, 0, [[Op.STATUS, number]]))
+    last = peer.received
+    bench.wait(1)
+    # Over this connection it asks for all of them again, and says that it has them already.
+    hello = [Op.HELLO, MAGIC, VERSION, peer.session, peer.secret, 0, {}]
+    peer.received = 0
+    bench.turn((peer.route, encode(0, 0, [hello])), (peer.route, encode(0, last, [])))
+    assert peer.inbox[-1][0] == Reply.REFUSED
+    assert peer.received == last
+    assert len(bench.engine.sessions) == 1
+    assert other.send([Op.STATUS, 5])[0][:2] == [Reply.OK, 5]
 
 
 def test_what_such_a_client_held_is_told_to_who_waits(tmp_path: Path) -> None:
