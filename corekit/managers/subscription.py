@@ -200,12 +200,13 @@ class Subscription:
         """End the task if it still rests on what it did at the last look."""
         self._rest_timer = None
         rest = self._rest
-        if rest is not None and rest is before:
+        if rest is None:
+            return
+        if rest is before:
             self._rest = None
             rest.cancel()
-        elif rest is not None:
-            loop = asyncio.get_running_loop()
-            self._rest_timer = loop.call_later(_REST, self._look, rest)
+            return
+        self._rest_timer = asyncio.get_running_loop().call_later(_REST, self._look, rest)
 
     def _failed(self, what: str, function: Callable[..., object], error: BaseException) -> None:
         """Log that *function* failed with *error*; raise what is not its failure."""

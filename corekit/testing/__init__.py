@@ -23,7 +23,8 @@ clause of the contract, which its docstring states. Inherit it and say how to ma
 
 For applications: `memory://` needs nothing installed, two Apps with one URL play two instances,
 `drop_memory` forgets between tests what they left there, and `eventually` waits for a condition.
-`missing` skips a test whose server is not installed, but fails it in CI.
+`missing` skips a test whose server is not installed, but fails it in CI; `free_port` finds a port
+for one that the test starts, and may start again.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from .contexts import make_context
 from .event_queue import EventQueueSuite
 from .lock import LockSuite
 from .membership import MembershipSuite
+from .ports import free_port
 from .proxy import Proxy
 from .pub_sub import PubSubSuite
 from .waiting import eventually
@@ -56,6 +58,7 @@ __all__ = [
     "VirtualClock",
     "drop_memory",
     "eventually",
+    "free_port",
     "make_context",
     "missing",
 ]

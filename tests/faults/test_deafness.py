@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from corekit.testing import free_port
+
 from . import checkers, links
 from .processes import SCALE, Broker, Run, nothing_left, scaled
 
@@ -74,7 +76,7 @@ async def test_all_resume_when_their_link_is_back(new_run: Callable[[], Run]) ->
     """
     async with AsyncExitStack() as stack:
         run = await stack.enter_async_context(new_run())
-        broker = run.broker(listen=f"tcp://127.0.0.1:{links.free_port()}")
+        broker = run.broker(listen=f"tcp://127.0.0.1:{free_port()}")
         paths = {}
         for kind, name in CLIENTS:
             paths[name] = await stack.enter_async_context(links.Link(_port(broker)))

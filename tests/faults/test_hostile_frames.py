@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from corekit.testing import free_port
+
 from . import checkers
 from .checkers import Finding
-from .links import free_port
 from .processes import SEED, Program, Run, nothing_left, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + scaled(60))]

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from corekit.testing import free_port
+
 from . import checkers
 from .contention import LONG_WORK, SHORT_WORK, Contention, Guarded, going_on, handed_on, told
-from .links import Link, free_port
+from .links import Link
 from .processes import Run, scaled
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(240 + scaled(120))]

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from corekit.testing import free_port
+
 from . import checkers, links
 from .checkers import Finding
 from .history import Event
@@ -76,7 +78,7 @@ async def test_mixed_load_with_faults_stays_flat(new_run: Callable[[], Run]) -> 
     """
     async with AsyncExitStack() as stack:
         run = await stack.enter_async_context(new_run())
-        port = links.free_port()
+        port = free_port()
         broker = run.broker(listen=f"tcp://127.0.0.1:{port}")
         assert broker.program is not None
         names = ["mixed1", "mixed2", "mixed3"]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
-import random
 import shutil
 import signal
 import socket
@@ -14,6 +12,8 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from corekit.testing import free_port
 
 
 def find_etcd() -> str | None:
@@ -26,24 +26,6 @@ def find_etcd() -> str | None:
         if binary.exists():
             return str(binary)
     return shutil.which("etcd")
-
-
-#: Below the ports that the system gives to outgoing connections: a server that is away for a moment
-#: would lose its own to one of them.
-_PORTS = range(16_000, 32_000)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on at the moment."""
-    found: list[int] = []
-    for port in random.sample(_PORTS, 1000):
-        if len(found) == count:
-            break
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            found.append(port)
-    assert len(found) == count
-    return found
 
 
 class Node:
@@ -104,12 +86,8 @@ class Etcd:
 
     def __init__(self, data: Path, size: int = 1, *options: str, scheme: str = "http") -> None:
         data.mkdir(parents=True, exist_ok=True)
-        ports = free_ports(2 * size)
         names = [f"n{number}" for number in range(size)]
-        self.nodes = [
-            Node(name, data / name, ports[2 * number], ports[2 * number + 1])
-            for number, name in enumerate(names)
-        ]
+        self.nodes = [Node(name, data / name, free_port(), free_port()) for name in names]
         self._scheme = scheme
         self._options = list(options)
 

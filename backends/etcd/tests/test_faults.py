@@ -20,10 +20,10 @@ from corekit import App
 from corekit.adapters import Grant
 from corekit.config import Address, BackendURL
 from corekit.errors import BackendUnavailable, LockLost, OutcomeUnknown
-from corekit.testing import Proxy, eventually
+from corekit.testing import Proxy, eventually, free_port
 from corekit.testing.contexts import make_context
 
-from .servers import Etcd, Node, free_ports
+from .servers import Etcd, Node
 
 
 @asynccontextmanager
@@ -199,8 +199,7 @@ async def test_a_short_pause_loses_nothing(etcd: Etcd) -> None:
 @pytest.mark.parametrize("other", ["127.0.0.1:{port}", "no-such-host.invalid:2379"])
 async def test_an_endpoint_that_never_answers(etcd: Etcd, other: str) -> None:
     """One endpoint that cannot be reached from the start does not matter."""
-    [port] = free_ports(1)
-    url = f"etcd://{other.format(port=port)},{etcd.nodes[0].address}"
+    url = f"etcd://{other.format(port=free_port())},{etcd.nodes[0].address}"
     for _ in range(3):
         async with locks(url) as (adapter,):
             await adapter.release(await taken(adapter, "a"))
@@ -208,7 +207,7 @@ async def test_an_endpoint_that_never_answers(etcd: Etcd, other: str) -> None:
 
 async def test_nobody_answers() -> None:
     """With no server, opening fails in its time and names every endpoint that was tried."""
-    ports = free_ports(2)
+    ports = [free_port(), free_port()]
     url = f"etcd://127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}?connect_timeout=2"
     adapter = Lock(BackendURL.parse(url), make_context())
     start = time.monotonic()

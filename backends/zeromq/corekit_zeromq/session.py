@@ -266,8 +266,8 @@ class Session:
         """Go on over a new connection; the broker has our frames up to *received*."""
         if received < self.confirmed:
             raise SerializationError(f"frame {self.confirmed} had arrived, now {received} has")
-        self._cursor = 0
         self.confirm(received)
+        self._cursor = received
 
     def reset(self) -> Remains:
         """Begin a new session, with nothing to send."""

@@ -12,18 +12,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-
-def free_port() -> int:
-    """Return a port that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
+from corekit.testing import free_port
 
 #: The broker with limits that the command line does not offer.
 _EMBEDDED = """
 import asyncio, json, sys
 from pathlib import Path
+
+from corekit.testing import free_port
 from corekit_zeromq.broker import Broker, Limits
 
 async def main(listen, data, options, limits):

@@ -30,12 +30,11 @@ from corekit.errors import (
     QueueFull,
     VersionMismatch,
 )
-from corekit.testing import eventually
+from corekit.testing import eventually, free_port
 from corekit.testing.contexts import make_context
 
 from .batches import messages, payloads_of, publish
 from .fake_broker import HEARTBEAT, FakeBroker, opened
-from .processes import free_port
 from .receiver import Receiver
 
 
