@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 
 import msgpack
 
@@ -58,10 +59,12 @@ class Changes:
         self.leases.clear()
         self.token = 0
 
-    def delete(self, place: int) -> None:
-        """Let the message at *place* be gone."""
-        if self.inserts.pop(place, None) is None:
-            self.deletes[place] = None
+    def delete(self, places: Iterable[int]) -> None:
+        """Let the messages at *places* be gone."""
+        inserts, deletes = self.inserts, self.deletes
+        for place in places:
+            if inserts.pop(place, None) is None:
+                deletes[place] = None
 
     def messages(self, begin: int, end: int) -> list[Placed]:
         """Return place and message of those that came, without delay, between two places."""
@@ -99,8 +102,7 @@ class Changes:
 
     def absorb(self, later: Changes) -> None:
         """Take in what *later* has, and leave nothing there."""
-        for place in later.deletes:
-            self.delete(place)
+        self.delete(later.deletes)
         self.inserts |= later.inserts
         if later.ids:
             self.published_at, self.last = later.published_at, later.last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 
 import msgpack
@@ -9,6 +10,7 @@ import msgpack
 from .journal import Journal
 from .limits import Limits
 from .recent import RecentIds
+from .records import Message
 
 #: Rows that one step of housekeeping looks at, besides as many as came since the last one.
 _STEP = 2000
@@ -46,9 +48,10 @@ class Deduplication:
     def __repr__(self) -> str:
         return f"<Deduplication {self._recent}>"
 
-    def published(self, scaled: float, queue: str, id: str) -> None:  # noqa: A002 - the message's
-        """Remember the id; the journal keeps it with the message."""
-        self._recent.add(queue, id, scaled)
+    def published(self, scaled: float, queue: str, messages: Sequence[Message]) -> None:
+        """Remember the ids; the journal keeps them with the messages."""
+        for message in messages:
+            self._recent.add(queue, message.id, scaled)
 
     def is_repeated(self, queue: str, id: str) -> bool:  # noqa: A002
         """Tell whether a message with this id was published lately."""

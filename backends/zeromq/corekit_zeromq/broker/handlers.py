@@ -161,40 +161,54 @@ class Handlers:
             raise InvalidArgument(f"messages must be a list, not {shown(messages)}")
         now, wall = self._engine.now, self._engine.wall
         repeated = session.may_repeat_until > now
-        check, publish = self._checked_message, self._queues.publish
-        outcomes: list[Any] = []
-        usual = True
-        for message in messages:
-            outcome: Any = None
-            try:
-                id_, payload, delay, dedup_id = check(message)
-                published = publish(
-                    now, wall, name, id_, payload, delay, dedup_id, repeated=repeated
-                )
-                if published != id_:
-                    outcome, usual = published, False
-            except CorekitError as error:
-                self._complain(session, error)
-                outcome, usual = (error.code, str(error)), False
-            outcomes.append(outcome)
-        session.answer(rid, None if usual else outcomes)
+        if (
+            not repeated
+            and self._are_plain(messages)
+            and self._queues.publish_all(now, wall, name, messages)
+        ):
+            session.answer(rid, None)
+            return
+        outcomes = [self._published(session, name, one, repeated=repeated) for one in messages]
+        session.answer(rid, outcomes if any(outcomes) else None)
 
-    def _checked_message(self, message: Any) -> tuple[str, bytes, float, str | None]:
-        """Return id, payload, delay and dedup_id of a message that is to be published."""
-        if type(message) is not list or len(message) not in {2, 4}:
-            raise InvalidArgument("a message has two elements or four")
+    def _are_plain(self, messages: list[Any]) -> bool:
+        """Whether these are messages, one at least, with nothing but an id and a payload each.
+
+        Nearly all are; `_checked_message` would take longer than all that is done with them.
+        """
         longest, largest = self._limits.name_length, self._limits.max_message
-        # Nearly all are like this, and a call for each field would take as long as all of it.
-        if len(message) == 2:
+        for message in messages:
+            if type(message) is not list or len(message) != 2:
+                return False
             id_, payload = message
-            if (
+            if not (
                 type(id_) is str
                 and type(payload) is bytes
                 and 0 < len(id_) <= longest
                 and len(payload) <= largest
                 and id_.isprintable()
             ):
-                return id_, payload, 0.0, None
+                return False
+        return bool(messages)
+
+    def _published(self, session: Session, name: str, message: Any, *, repeated: bool) -> Any:
+        """Publish *message* and return its outcome."""
+        now, wall = self._engine.now, self._engine.wall
+        try:
+            id_, payload, delay, dedup_id = self._checked_message(message)
+            published = self._queues.publish(
+                now, wall, name, id_, payload, delay, dedup_id, repeated=repeated
+            )
+        except CorekitError as error:
+            self._complain(session, error)
+            return error.code, str(error)
+        return None if published == id_ else published
+
+    def _checked_message(self, message: Any) -> tuple[str, bytes, float, str | None]:
+        """Return id, payload, delay and dedup_id of a message that is to be published."""
+        if type(message) is not list or len(message) not in {2, 4}:
+            raise InvalidArgument("a message has two elements or four")
+        longest, largest = self._limits.name_length, self._limits.max_message
         id_ = fields.text("id", message[0], longest)
         payload = fields.binary("payload", message[1], largest)
         delay, dedup_id = message[2:] or (0.0, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -233,27 +233,30 @@ class Journal:
         self,
         channel: int,
         name: str,
-        message: Message,
+        messages: Sequence[Message],
         due: float | None,
         delay: float | None,
         wall: float,
     ) -> None:
-        """Add *message* to *channel*, whose name is *name*, published at *wall*."""
-        seq, id_, body, attempts, deaths, published_at, timed = message
-        if seq > LAST_SEQ:
-            raise sqlite3.DataError(f"message {seq} is more than a journal can hold")
-        fresh, place = self._fresh, place_of(channel, seq, timed=timed)
-        fresh.inserts[place] = (
-            place, id_, due, delay, attempts, deaths, published_at,
-            checksum(seq, id_.encode(), body), body,
-        )  # fmt: skip
-        fresh.ids.setdefault(name, []).append(id_)
+        """Add *messages*, one at least, to *channel*, whose name is *name*, published at *wall*."""
+        fresh, last = self._fresh, messages[-1].seq
+        if last > LAST_SEQ:
+            raise sqlite3.DataError(f"message {last} is more than a journal can hold")
+        inserts, ids = fresh.inserts, fresh.ids.setdefault(name, [])
+        before = place_of(channel, 0, timed=due is not None)
+        for seq, id_, body, attempts, deaths, published_at, _ in messages:
+            place = before | seq
+            inserts[place] = (
+                place, id_, due, delay, attempts, deaths, published_at,
+                checksum(seq, id_.encode(), body), body,
+            )  # fmt: skip
+            ids.append(id_)
         fresh.published_at = wall
-        fresh.last = seq
+        fresh.last = last
 
-    def delete(self, place: int) -> None:
-        """Remove a message that is done."""
-        self._fresh.delete(place)
+    def delete(self, places: Iterable[int]) -> None:
+        """Remove messages that are done."""
+        self._fresh.delete(places)
 
     def postpone(
         self, place: int, to: int, due: float, delay: float, attempts: int, deaths: int

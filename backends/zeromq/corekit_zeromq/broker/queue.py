@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
@@ -91,16 +91,17 @@ class Queue:
 
     # -- messages come in
 
-    def publish(self, message: Message, due: float | None) -> None:
-        """Take note of a message that the journal was given."""
-        size = len(message.body)
-        self.messages += 1
-        self.bytes += size
-        if due is not None:
-            self.timed += 1
+    def publish(self, messages: Sequence[Message], due: float | None) -> None:
+        """Take note of messages that the journal was given."""
+        self.messages += len(messages)
+        for message in messages:
+            self.bytes += len(message.body)
+        if due is None:
+            self._window.add(messages, wanted=bool(self.consumers))
+            return
+        self.timed += len(messages)
+        for message in messages:
             self._schedule.add(due, message.seq)
-        else:
-            self._window.add(message, wanted=bool(self.consumers))
 
     def next_due(self) -> float | None:
         """Return when the next message held back is due; None if there is none."""
@@ -205,11 +206,14 @@ class Queue:
     def _place(self, held: Held) -> int:
         return place_of(self.id, held.seq, timed=held.timed)
 
-    def settle(self, held: Held) -> None:
-        """Forget a message whose delivery ended well."""
-        self.in_flight -= 1
-        self._journal.delete(self._place(held))
-        self.forget(held.seq, held.size, timed=held.timed)
+    def settle(self, deliveries: Iterable[Held]) -> None:
+        """Forget the messages of *deliveries*, which ended well."""
+        places = []
+        for held in deliveries:
+            places.append(self._place(held))
+            self.forget(held.seq, held.size, timed=held.timed)
+        self.in_flight -= len(places)
+        self._journal.delete(places)
 
     def give_back(self, held: Held, *, died: bool) -> None:
         """Make a message deliverable again, at its place; *died*: and count a death."""

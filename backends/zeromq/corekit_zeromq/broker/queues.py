@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from heapq import heappop, heappush, nlargest
+from typing import Any
 
 from corekit.errors import BackendRefused, QueueFull, StorageFull
 
@@ -137,24 +139,51 @@ class Queues:
             raise QueueFull(f"queue {name!r} holds {queue.bytes} bytes, its limit")
         if self.storage_full:
             raise StorageFull("the broker's disk is full: it takes no further messages")
-        self._seq = seq = self._seq + 1
-        # In half the time of its own constructor.
-        message = tuple.__new__(Message, (seq, id, body, 0, 0, wall, delay > 0))
+        message = Message(self._seq + 1, id, body, 0, 0, wall, delay > 0)
         due = now + self._offset + delay if delay > 0 else None
-        self._add(queue, message, due, delay or None, now)
+        self._add(queue, [message], due, delay or None, now)
         if dedup_id is not None:
-            self._dedup.remember(now + self._offset, name, dedup_id, id, seq)
+            self._dedup.remember(now + self._offset, name, dedup_id, id, message.seq)
         return id
 
+    def publish_all(
+        self, now: float, wall: float, name: str, messages: Sequence[Sequence[Any]]
+    ) -> bool:
+        """Queue *messages*, id and body each, one at least; return whether that could be done.
+
+        If not, nothing was queued, and `publish`, for one after the other, knows what to do: not
+        all of them can be queued, or there is no such queue yet.
+        """
+        queue = self._queues.get(name)
+        if queue is None or self.storage_full:
+            return False
+        seq, left = self._seq, self._limits.queue_bytes - queue.bytes
+        added: list[Message] = []
+        for id_, body in messages:
+            seq += 1
+            left -= len(body)
+            # In half the time of its own constructor.
+            added.append(tuple.__new__(Message, (seq, id_, body, 0, 0, wall, False)))
+        if left < 0 or queue.messages + len(added) > self._limits.queue_messages:
+            return False
+        self._add(queue, added, None, None, now)
+        return True
+
     def _add(
-        self, queue: Queue, message: Message, due: float | None, delay: float | None, now: float
+        self,
+        queue: Queue,
+        messages: list[Message],
+        due: float | None,
+        delay: float | None,
+        now: float,
     ) -> None:
         queue.used_at = now
         scaled = now + self._offset
-        self._journal.insert(queue.id, queue.name, message, due, delay, scaled)
+        self._journal.insert(queue.id, queue.name, messages, due, delay, scaled)
+        self._seq = messages[-1].seq
         self._journal.count(queue)
-        self._dedup.published(scaled, queue.name, message.id)
-        queue.publish(message, due)
+        self._dedup.published(scaled, queue.name, messages)
+        queue.publish(messages, due)
         self._active[queue] = None
 
     # -- consuming
@@ -233,13 +262,15 @@ class Queues:
     def ack(self, consumer: Consumer, tokens: list[bytes]) -> list[bytes]:
         """Forget the messages of *tokens*; return the tokens that *consumer* does not hold."""
         expired = []
-        held, settle = consumer.held, consumer.queue.settle
+        settled: list[Held] = []
+        held = consumer.held
         for token in tokens:
             delivery = held.pop(token, None)
             if delivery is None:
                 expired.append(token)
             else:
-                settle(delivery)
+                settled.append(delivery)
+        consumer.queue.settle(settled)
         return expired
 
     def release(self, consumer: Consumer, held: Held, *, started: bool) -> None:
@@ -282,8 +313,8 @@ class Queues:
         if queue is None or found is None:
             raise BackendRefused(f"queue {name!r} has no dead letter {id!r}")
         queue.dead -= 1
-        self._seq += 1
-        self._add(queue, Message(self._seq, id, found[0], 0, 0, found[1], False), None, None, now)
+        message = Message(self._seq + 1, id, found[0], 0, 0, found[1], False)
+        self._add(queue, [message], None, None, now)
 
     def purge(self, name: str) -> int:
         """Remove what is ready, delayed or dead; return how many messages that were."""

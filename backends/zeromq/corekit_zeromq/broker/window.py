@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
 from typing import Protocol
 
@@ -91,25 +92,27 @@ class Window:
 
     # -- messages come in
 
-    def add(self, message: Message, *, wanted: bool) -> None:
-        """Take a message without delay that the journal was given, the newest of all.
+    def add(self, messages: Sequence[Message], *, wanted: bool) -> None:
+        """Take messages without delay that the journal was given, the newest of all.
 
-        It is kept in memory if there is room, and it is *wanted*: somebody consumes.
+        Those for which there is room are kept in memory if they are *wanted*: somebody consumes.
         """
-        size = len(message.body)
-        if (
-            wanted
-            and not self._backlog
-            and len(self._ready) < self._limits.window_count
-            and self._size + size <= self._limits.window_bytes
-            and self._memory.left >= size
-        ):
-            self._ready.append(message)
-            self._size += size
-            self._memory.left -= size
-            self._cursor = message.seq
-        else:
-            self._backlog += 1
+        ready, limits, memory = self._ready, self._limits, self._memory
+        for message in messages:
+            size = len(message.body)
+            if (
+                wanted
+                and not self._backlog
+                and len(ready) < limits.window_count
+                and self._size + size <= limits.window_bytes
+                and memory.left >= size
+            ):
+                ready.append(message)
+                self._size += size
+                memory.left -= size
+                self._cursor = message.seq
+            else:
+                self._backlog += 1
 
     def give_back(self, seq: int, *, timed: bool) -> None:
         """Take a message that was here before, or has become due; *timed*: it has, or had, a delay.

@@ -69,7 +69,7 @@ class Turns:
             self.there.append(self.seq)
         for place in remove:
             if self.there:
-                changes.delete(self.there.pop(place % len(self.there)))
+                changes.delete([self.there.pop(place % len(self.there))])
         changes.counts = {1: (len(self.there), 0, 0, 0, 1)}
         for name, held in locks.items():
             self.token += held

@@ -44,7 +44,7 @@ class Model:
         timed = delay is not None
         message = Message(self.seq, f"m{self.seq}é", b"x" * number, 0, 0, 1.5, timed)
         due = None if delay is None else 100 + delay
-        self.journal.insert(channel, f"q{channel}", message, due, delay, 1.5)
+        self.journal.insert(channel, f"q{channel}", [message], due, delay, 1.5)
         if not timed:
             self.waiting[channel].append(message)
 
@@ -60,7 +60,7 @@ class Model:
 
     def delete(self, channel: int, number: int) -> None:
         if taken := self._taken(channel, number):
-            self.journal.delete(taken[0])
+            self.journal.delete([taken[0]])
 
     def postpone(self, channel: int, number: int) -> None:
         if taken := self._taken(channel, number):

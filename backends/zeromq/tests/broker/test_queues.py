@@ -130,6 +130,19 @@ class QueueMachine(RuleBasedStateMachine):
         due = self.now + delay if delay else 0.0
         self.messages[self.seq] = Expected(self.seq, id_, b"x" * size, self.now, due)
 
+    @rule(sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8))
+    def publish_all(self, sizes: list[int]) -> None:
+        """Publish several in one call: all of them, or none if they do not all fit."""
+        messages = [(f"m{self.number + n}", b"x" * size) for n, size in enumerate(sizes, 1)]
+        waiting = sum(one.error is None for one in self.messages.values())
+        fits = waiting + len(messages) <= LIMITS.queue_messages
+        assert self.queues.publish_all(self.now, self.wall, QUEUE, messages) == fits
+        if fits:
+            self.number += len(messages)
+            for id_, body in messages:
+                self.seq += 1
+                self.messages[self.seq] = Expected(self.seq, id_, body, self.now, 0.0)
+
     @rule(repeated=st.integers(0, 5))
     def publish_again(self, repeated: int) -> None:
         """Publish an id again, as after a lost answer: nothing is queued twice."""

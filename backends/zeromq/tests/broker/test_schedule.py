@@ -30,7 +30,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 def keep(journal: Journal, due: float, seq: int) -> None:
     """Put a message into the journal that is due at *due*."""
     message = Message(seq, f"m{seq}", b"", 0, 0, WALL, timed=True)
-    journal.insert(1, "q", message, due, 1.0, WALL)
+    journal.insert(1, "q", [message], due, 1.0, WALL)
 
 
 def filled(journal: Journal, dues: list[float]) -> Schedule:
@@ -58,7 +58,7 @@ def test_messages_come_when_they_are_due(journal: Journal, seed: int) -> None:
         assert taken == [one for due, one in expected[:2] if due <= now]
         del expected[: len(taken)]
         for one in taken:
-            journal.delete((3 << 44) | one)
+            journal.delete([(3 << 44) | one])
         assert schedule.count_later(now) == sum(due > now for due, _ in expected)
     assert schedule.waiting == len(expected)
     assert schedule.next_due() == expected[0][0]

@@ -170,10 +170,26 @@ def test_one_request_may_have_many_outcomes(tmp_path: Path) -> None:
     assert peer.send([Op.QUEUE_STATS, 8, "q"]) == [[Reply.OK, 8, [2, 1, 0, 0]]]
 
 
+@pytest.mark.parametrize("limit", [{"queue_messages": 3}, {"queue_bytes": 30}])
+def test_what_of_a_request_finds_room_is_queued(tmp_path: Path, limit: dict[str, int]) -> None:
+    """Messages that do not all fit are queued as far as they do, in order; the rest is refused."""
+    peer = Bench(tmp_path, **limit).peer()
+    peer.publish("first", bytes(10))
+    messages = [[id_, bytes(10)] for id_ in "abcd"]
+    ((_, _, outcomes),) = peer.send([Op.QUEUE_PUBLISH, 7, "q", messages])
+    assert outcomes[:2] == [None, None]
+    assert [code for code, _ in outcomes[2:]] == ["queue_full", "queue_full"]
+    assert peer.send([Op.QUEUE_STATS, 8, "q"]) == [[Reply.OK, 8, [3, 0, 0, 0]]]
+
+
 def test_a_request_without_messages_is_answered(bench: Bench) -> None:
-    """To publish nothing succeeds, and makes no queue."""
-    assert bench.peer().send([Op.QUEUE_PUBLISH, 7, "q", []]) == [[Reply.OK, 7, None]]
+    """To publish nothing succeeds, and makes no queue, nor a message in one that is there."""
+    peer = bench.peer()
+    assert peer.send([Op.QUEUE_PUBLISH, 7, "q", []]) == [[Reply.OK, 7, None]]
     assert len(bench.engine.queues) == 0
+    peer.publish("first")
+    assert peer.send([Op.QUEUE_PUBLISH, 8, "q", []]) == [[Reply.OK, 8, None]]
+    assert peer.send([Op.QUEUE_STATS, 9, "q"]) == [[Reply.OK, 9, [1, 0, 0, 0]]]
 
 
 def test_a_client_that_does_not_read_is_ended(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_many_removals_are_urgent(bench: Bench) -> None:
     """A queue that is only emptied is committed, too, before too much is left to do."""
     for seq in range(1000):
         assert not bench.journal.urgent
-        bench.journal.delete(seq)
+        bench.journal.delete([seq])
     assert bench.journal.urgent
 
 
