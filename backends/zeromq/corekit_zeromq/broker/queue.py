@@ -6,6 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from corekit.errors import QueueFull
+
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
 from .limits import Limits, Memory
@@ -90,6 +92,13 @@ class Queue:
             self._ring.remove(consumer)
 
     # -- messages come in
+
+    def check_room(self, size: int) -> None:
+        """Raise QueueFull if there is no room for a message of *size* bytes."""
+        if self.messages >= self._limits.queue_messages:
+            raise QueueFull(f"queue {self.name!r} holds {self.messages} messages, its limit")
+        if self.bytes + size > self._limits.queue_bytes:
+            raise QueueFull(f"queue {self.name!r} holds {self.bytes} bytes, its limit")
 
     def publish(self, messages: Sequence[Message], due: float | None) -> None:
         """Take note of messages that the journal was given."""
@@ -266,9 +275,11 @@ class Queue:
 
     def _withdraw(self, seq: int, head: Head) -> bool:
         """Take the message *seq* out, wherever it waits; False if it does not wait."""
-        if seq in self._schedule.aside:
-            return False
-        if head.due is not None and self._schedule.withdraw(head.due, seq):
+        if (
+            head.due is not None
+            and seq not in self._schedule.aside
+            and self._schedule.withdraw(head.due, seq)
+        ):
             return True
         return self._window.withdraw(seq, head)
 
@@ -301,5 +312,7 @@ class Queue:
         self._journal.count(self)
         # What is in flight comes back to the window, never by being read in order.
         self._window = self._new_window(0, last)
+        aside = self._schedule.aside
         self._schedule = Schedule(self.id, 0, self._journal, self._limits, all_known=True)
+        self._schedule.aside = {one.seq: aside[one.seq] for one in held if one.seq in aside}
         return removed

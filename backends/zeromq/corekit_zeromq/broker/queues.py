@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush, nlargest
 from typing import Any
 
-from corekit.errors import BackendRefused, QueueFull, StorageFull
+from corekit.errors import BackendRefused, StorageFull
 
 from .consumer import TOKEN, Consumer, Held
 from .data_directory import HighWater
@@ -132,11 +132,7 @@ class Queues:
             if first is not None:
                 return first
         queue = self._queues.get(name) or self._open(name, now)
-        limits = self._limits
-        if queue.messages >= limits.queue_messages:
-            raise QueueFull(f"queue {name!r} holds {queue.messages} messages, its limit")
-        if queue.bytes + len(body) > limits.queue_bytes:
-            raise QueueFull(f"queue {name!r} holds {queue.bytes} bytes, its limit")
+        queue.check_room(len(body))
         if self.storage_full:
             raise StorageFull("the broker's disk is full: it takes no further messages")
         message = Message(self._seq + 1, id, body, 0, 0, wall, delay > 0)
@@ -154,17 +150,19 @@ class Queues:
         If not, nothing was queued, and `publish`, for one after the other, knows what to do: not
         all of them can be queued, or there is no such queue yet.
         """
-        queue = self._queues.get(name)
+        queue, limits = self._queues.get(name), self._limits
         if queue is None or self.storage_full:
             return False
-        seq, left = self._seq, self._limits.queue_bytes - queue.bytes
+        if queue.messages + len(messages) > limits.queue_messages:
+            return False
+        seq, left = self._seq, limits.queue_bytes - queue.bytes
         added: list[Message] = []
         for id_, body in messages:
             seq += 1
             left -= len(body)
             # In half the time of its own constructor.
             added.append(tuple.__new__(Message, (seq, id_, body, 0, 0, wall, False)))
-        if left < 0 or queue.messages + len(added) > self._limits.queue_messages:
+        if left < 0:
             return False
         self._add(queue, added, None, None, now)
         return True

@@ -6,6 +6,7 @@ from heapq import heapify, heappop, heappush, nsmallest
 
 from .journal import Journal
 from .limits import Limits
+from .records import LAST_SEQ
 
 _BEFORE_ALL = (float("-inf"), 0)
 _BEHIND_ALL = (float("inf"), 0)
@@ -15,8 +16,9 @@ class Schedule:
     """What of one queue is due when.
 
     - `_first`: (due, seq) of those up to `_horizon`, a heap;
-    - on disk: those beyond `_horizon`. `aside` are those there that were withdrawn, with their due
-      time: whoever is done with one before it was read has to remove it from `aside`.
+    - on disk: those beyond `_horizon`, which moves back, too, when many come that are due earlier.
+      `aside` are those that were withdrawn, with their due time: on either side of it they are no
+      more to be had. Whoever is done with one has to remove it from `aside`.
     """
 
     __slots__ = ("_channel", "_first", "_horizon", "_journal", "_most", "aside", "waiting")
@@ -63,9 +65,7 @@ class Schedule:
         # There was nothing in memory, and the rows are in order: that is a heap.
         rows = self._journal.messages.timed(self._channel, self._horizon, self._most)
         for due, seq, _ in rows:
-            if seq in self.aside:
-                del self.aside[seq]
-            else:
+            if seq not in self.aside:
                 self._first.append((due, seq))
         self._horizon = (rows[-1][0], rows[-1][1]) if len(rows) == self._most else _BEHIND_ALL
 
@@ -82,20 +82,20 @@ class Schedule:
 
     def withdraw(self, due: float, seq: int) -> bool:
         """Take the message *seq* out before its time; False if it does not wait any more."""
-        if (due, seq) > self._horizon:
-            self.aside[seq] = due
-        elif (due, seq) in self._first:
+        if (due, seq) <= self._horizon:
+            if (due, seq) not in self._first:
+                return False
             self._first.remove((due, seq))
             heapify(self._first)
-        else:
-            return False
+        self.aside[seq] = due
         self.waiting -= 1
         return True
 
     def count_later(self, now: float) -> int:
         """Count the messages whose time has not come at *now*."""
-        overdue = sum(due <= now for due, _ in self._first)
+        until = (now, LAST_SEQ)
+        overdue = sum(one <= until for one in self._first)
         if self._horizon[0] <= now:
             overdue += self._journal.messages.count_due(self._channel, self._horizon, now)
-            overdue -= sum(due <= now for due in self.aside.values())
+            overdue -= sum(self._horizon < (due, seq) <= until for seq, due in self.aside.items())
         return self.waiting - overdue

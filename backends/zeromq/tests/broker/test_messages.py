@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.records import Message, place_of
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -101,6 +101,8 @@ class Model:
     count=2,
     size=10,
 )
+# Each commit waits for the disk.
+@settings(deadline=None)
 @given(steps=STEPS, count=st.integers(1, 9), size=st.integers(1, 300))
 def test_each_message_is_read_once(
     steps: list[tuple[str, int, int]], count: int, size: int

@@ -11,9 +11,9 @@ from corekit_zeromq.broker.journal import Journal
 from corekit_zeromq.broker.limits import Limits
 from corekit_zeromq.broker.records import Message
 from corekit_zeromq.broker.schedule import Schedule
-from corekit_zeromq.protocol import Op, Reply
+from corekit_zeromq.protocol import Op, Reply, encode
 
-from .peer import WALL, Bench
+from .peer import WALL, Bench, Peer
 
 LIMITS = Limits(window_count=3)
 
@@ -81,7 +81,7 @@ def test_few_are_in_memory(journal: Journal) -> None:
 
 
 def test_what_was_withdrawn_does_not_come(journal: Journal) -> None:
-    """From memory or from the disk; it does not count any more, and nothing remembers it."""
+    """From memory or from the disk; it does not count any more."""
     schedule = filled(journal, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
     assert schedule.next_due() == 1.0
     assert schedule.withdraw(2.0, 2)
@@ -91,8 +91,24 @@ def test_what_was_withdrawn_does_not_come(journal: Journal) -> None:
     assert schedule.count_later(4.5) == 2
     assert schedule.count_later(5.5) == 2
     assert schedule.take_due(10.0, 10) == [1, 3, 4, 6, 7]
-    assert not schedule.aside
     assert schedule.waiting == 0
+
+
+def test_what_was_withdrawn_does_not_come_back(journal: Journal) -> None:
+    """Also not when so much comes before it that what is behind that is left to the disk again."""
+    schedule = filled(journal, [50.0, 60.0, 70.0])
+    assert schedule.next_due() == 50.0
+    assert schedule.withdraw(60.0, 2)
+    count = 4 * LIMITS.window_count
+    for seq in range(4, 4 + count):
+        keep(journal, 1.0, seq)
+        schedule.add(1.0, seq)
+    assert schedule._horizon < (60.0, 2)
+    assert schedule.count_later(0.0) == schedule.waiting == count + 2
+    assert schedule.count_later(65.0) == 1
+    assert schedule.take_due(100.0, 100) == [*range(4, 4 + count), 1, 3]
+    assert schedule.waiting == 0
+    assert schedule.next_due() is None
 
 
 def test_a_delivery_of_a_former_life_is_done_once(bench: Bench) -> None:
@@ -113,6 +129,41 @@ def test_a_delivery_of_a_former_life_is_done_once(bench: Bench) -> None:
     assert queues.stats(bench.now, "q") == (0, 0, 1, 0)
     assert queues.ack(consumer, [new]) == []
     assert queues.stats(bench.now, "q") == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("purged", [False, True])
+def test_a_claimed_message_that_is_not_due_again_stays_away(tmp_path: Path, purged: bool) -> None:
+    """The clock was set back: what is in flight is due later, and much comes before it."""
+    bench = Bench(tmp_path, window_count=2, reclaim=0.0)
+    bench.peer().publish("held", delay=60)
+    bench.wait(60)
+    holder = bench.peer()
+    (delivered,) = holder.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1])
+    bench.wall -= 30
+    bench.crash()
+    other = Peer(bench, b"other")
+    other.hello()
+    # The schedule is read.
+    other.send([Op.CONSUME, 1, "q"], [Op.CREDIT, 1, 1000])
+    bench.turn()
+    bench.peers[b"again"], holder.route = holder, b"again"
+    holder.hello()
+    holder.send([Op.CONSUME, 1, "q"], [Op.CLAIM, 1, 1, [delivered[2][0][0]]])
+    assert holder.inbox[-1][2][0] is not None
+    if purged:
+        other.send([Op.PURGE, 1, "q"])
+    other.inbox.clear()
+    other.send([Op.QUEUE_PUBLISH, 2, "q", [[f"m{n}", b"", 1.0, None] for n in range(9)]])
+    for _ in range(70):
+        holder.raw(encode(0, holder.received, ()))
+        other.raw(encode(0, other.received, ()))
+        bench.wait(1)
+        while bench.engine.queues.busy:
+            bench.turn()
+    batches = [command[2] for command in other.inbox if command[0] == Reply.DELIVERIES]
+    assert [one[1] for batch in batches for one in batch] == [f"m{n}" for n in range(9)]
+    assert other.send([Op.QUEUE_STATS, 3, "q"]) == [[Reply.OK, 3, [0, 0, 10, 0]]]
+    bench.journal.close()
 
 
 def test_what_is_in_flight_comes_once_after_a_purge(bench: Bench) -> None:
