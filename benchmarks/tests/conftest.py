@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from corekit_benchmarks.contracts import MEDIAN, P99, RATE, Sample
+from corekit_benchmarks.machine import SYNC, SYNC_AT_REST
 from corekit_benchmarks.results import CaseResult, Line, Repetition, Results
 from corekit_benchmarks.servers import Server, ServerMissing, running
 from corekit_benchmarks.settings import Settings
@@ -80,7 +81,8 @@ def results() -> Results:
             "processor": "a processor",
             "cores": 2,
             "python": "CPython 3.11",
-            "fdatasync of 4 KiB, median seconds": 0.0005,
+            SYNC: 0.0005,
+            SYNC_AT_REST: 0.001,
         },
         versions={"corekit": "0.1.0"},
         servers={"zmq": "0.1.0; queues: fsync before each confirmation"},

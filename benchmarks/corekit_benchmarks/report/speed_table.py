@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from ..contracts import Figure
+from ..machine import SYNC, SYNC_AT_REST
 from ..results import CaseResult, Line, Results, curves
 from .quantities import shown, shown_ratio
 
@@ -80,8 +81,6 @@ _IMPORT = 0.04
 
 _SECONDS = Figure("", "s", "less")
 
-_SYNC = "fdatasync of 4 KiB, median seconds"
-
 
 @dataclass(frozen=True, slots=True)
 class _Row:
@@ -144,12 +143,13 @@ def _confirmation(results: Results) -> Iterator[_Row]:
         return
     case, line = found
     figure = case.figures[2]
-    took, sync = line.median(figure.name), results.machine[_SYNC]
+    took = line.median(figure.name)
+    sync, at_rest = (results.machine[each] for each in (SYNC, SYNC_AT_REST))
     if took is not None:
         yield _Row(
             "ZeroMQ: one durable publish at rest, confirmed",
             shown(took, figure),
-            f"fdatasync of 4 KiB: {shown(sync, _SECONDS)}",
+            f"fdatasync of 4 KiB: {shown(sync, _SECONDS)}, at rest {shown(at_rest, _SECONDS)}",
             shown_ratio(took / sync),
             f"≤ {_SYNCS} x + {shown(_BEYOND, _SECONDS)}",
             took <= _SYNCS * sync + _BEYOND,
@@ -256,7 +256,7 @@ def _depths(results: Results) -> list[tuple[float, CaseResult, Line]]:
 
 def _origin(results: Results) -> str:
     machine = results.machine
-    sync = shown(machine[_SYNC], _SECONDS)
+    sync = shown(machine[SYNC], _SECONDS)
     return (
         f"`{results.command}`: medians of {results.repeat} repetitions, for some fewer or more, in "
         f"turns, {results.begun[:10]}, on {machine['cores']} cores of {machine['processor']}, "
