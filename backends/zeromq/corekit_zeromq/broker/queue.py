@@ -6,8 +6,6 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from corekit.errors import QueueFull
-
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
 from .limits import Limits, Memory
@@ -93,12 +91,13 @@ class Queue:
 
     # -- messages come in
 
-    def check_room(self, size: int) -> None:
-        """Raise QueueFull if there is no room for a message of *size* bytes."""
-        if self.messages >= self._limits.queue_messages:
-            raise QueueFull(f"queue {self.name!r} holds {self.messages} messages, its limit")
-        if self.bytes + size > self._limits.queue_bytes:
-            raise QueueFull(f"queue {self.name!r} holds {self.bytes} bytes, its limit")
+    def has_room(self, count: int, size: int) -> bool:
+        """Whether *count* messages more, of *size* bytes together, are within the limits."""
+        limits = self._limits
+        return (
+            self.messages + count <= limits.queue_messages
+            and self.bytes + size <= limits.queue_bytes
+        )
 
     def publish(self, messages: Sequence[Message], due: float | None) -> None:
         """Take note of messages that the journal was given."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush, nlargest
 from typing import Any
 
-from corekit.errors import BackendRefused, StorageFull
+from corekit.errors import BackendRefused, QueueFull, StorageFull
 
 from .consumer import TOKEN, Consumer, Held
 from .data_directory import HighWater
@@ -132,7 +132,10 @@ class Queues:
             if first is not None:
                 return first
         queue = self._queues.get(name) or self._open(name, now)
-        queue.check_room(len(body))
+        if not queue.has_room(1, len(body)):
+            raise QueueFull(
+                f"queue {name!r} is full: it holds {queue.messages} messages, {queue.bytes} bytes"
+            )
         if self.storage_full:
             raise StorageFull("the broker's disk is full: it takes no further messages")
         message = Message(self._seq + 1, id, body, 0, 0, wall, delay > 0)
@@ -150,19 +153,17 @@ class Queues:
         If not, nothing was queued, and `publish`, for one after the other, knows what to do: not
         all of them can be queued, or there is no such queue yet.
         """
-        queue, limits = self._queues.get(name), self._limits
+        queue = self._queues.get(name)
         if queue is None or self.storage_full:
             return False
-        if queue.messages + len(messages) > limits.queue_messages:
-            return False
-        seq, left = self._seq, limits.queue_bytes - queue.bytes
+        seq, size = self._seq, 0
         added: list[Message] = []
         for id_, body in messages:
             seq += 1
-            left -= len(body)
+            size += len(body)
             # In half the time of its own constructor.
             added.append(tuple.__new__(Message, (seq, id_, body, 0, 0, wall, False)))
-        if left < 0:
+        if not queue.has_room(len(added), size):
             return False
         self._add(queue, added, None, None, now)
         return True
