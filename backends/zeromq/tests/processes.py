@@ -18,8 +18,6 @@ from corekit.testing import free_port
 _EMBEDDED = """
 import asyncio, json, sys
 from pathlib import Path
-
-from corekit.testing import free_port
 from corekit_zeromq.broker import Broker, Limits
 
 async def main(listen, data, options, limits):

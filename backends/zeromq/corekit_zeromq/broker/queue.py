@@ -6,6 +6,8 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
 
+from corekit.errors import QueueFull
+
 from .consumer import TOKEN, Consumer, Held, read_token
 from .journal import Journal
 from .limits import Limits, Memory
@@ -97,6 +99,14 @@ class Queue:
         return (
             self.messages + count <= limits.queue_messages
             and self.bytes + size <= limits.queue_bytes
+        )
+
+    def refusal(self) -> QueueFull:
+        """Return the error that tells how much of its limits it holds."""
+        limits = self._limits
+        return QueueFull(
+            f"queue {self.name!r} is full: {self.messages} of {limits.queue_messages} messages, "
+            f"{self.bytes} of {limits.queue_bytes} bytes"
         )
 
     def publish(self, messages: Sequence[Message], due: float | None) -> None:
@@ -274,11 +284,7 @@ class Queue:
 
     def _withdraw(self, seq: int, head: Head) -> bool:
         """Take the message *seq* out, wherever it waits; False if it does not wait."""
-        if (
-            head.due is not None
-            and seq not in self._schedule.aside
-            and self._schedule.withdraw(head.due, seq)
-        ):
+        if head.due is not None and self._schedule.withdraw(head.due, seq):
             return True
         return self._window.withdraw(seq, head)
 

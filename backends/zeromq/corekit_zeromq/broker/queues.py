@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from heapq import heappop, heappush, nlargest
 from typing import Any
 
-from corekit.errors import BackendRefused, QueueFull, StorageFull
+from corekit.errors import BackendRefused, StorageFull
 
 from .consumer import TOKEN, Consumer, Held
 from .data_directory import HighWater
@@ -133,9 +133,7 @@ class Queues:
                 return first
         queue = self._queues.get(name) or self._open(name, now)
         if not queue.has_room(1, len(body)):
-            raise QueueFull(
-                f"queue {name!r} is full: it holds {queue.messages} messages, {queue.bytes} bytes"
-            )
+            raise queue.refusal()
         if self.storage_full:
             raise StorageFull("the broker's disk is full: it takes no further messages")
         message = Message(self._seq + 1, id, body, 0, 0, wall, delay > 0)

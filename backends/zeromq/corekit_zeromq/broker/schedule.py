@@ -82,6 +82,8 @@ class Schedule:
 
     def withdraw(self, due: float, seq: int) -> bool:
         """Take the message *seq* out before its time; False if it does not wait any more."""
+        if seq in self.aside:
+            return False
         if (due, seq) <= self._horizon:
             if (due, seq) not in self._first:
                 return False

@@ -81,7 +81,7 @@ def test_few_are_in_memory(journal: Journal) -> None:
 
 
 def test_what_was_withdrawn_does_not_come(journal: Journal) -> None:
-    """From memory or from the disk; it does not count any more."""
+    """From memory or from the disk; it does not count any more, and is remembered as such."""
     schedule = filled(journal, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])
     assert schedule.next_due() == 1.0
     assert schedule.withdraw(2.0, 2)
@@ -90,7 +90,9 @@ def test_what_was_withdrawn_does_not_come(journal: Journal) -> None:
     assert schedule.count_later(0.0) == schedule.waiting == 5
     assert schedule.count_later(4.5) == 2
     assert schedule.count_later(5.5) == 2
+    assert not schedule.withdraw(5.0, 5)
     assert schedule.take_due(10.0, 10) == [1, 3, 4, 6, 7]
+    assert schedule.aside == {2: 2.0, 5: 5.0}
     assert schedule.waiting == 0
 
 
@@ -112,7 +114,10 @@ def test_what_was_withdrawn_does_not_come_back(journal: Journal) -> None:
 
 
 def test_a_delivery_of_a_former_life_is_done_once(bench: Bench) -> None:
-    """Its message waits on disk when it is claimed: it is neither delivered nor counted again."""
+    """Its message waits on disk when it is claimed: it is neither delivered nor counted again.
+
+    When it is done, nothing remembers it.
+    """
     peer = bench.peer()
     peer.publish("later", delay=1)
     bench.wait(1)
@@ -129,6 +134,9 @@ def test_a_delivery_of_a_former_life_is_done_once(bench: Bench) -> None:
     assert queues.stats(bench.now, "q") == (0, 0, 1, 0)
     assert queues.ack(consumer, [new]) == []
     assert queues.stats(bench.now, "q") == (0, 0, 0, 0)
+    queue = queues.queue("q")
+    assert queue is not None
+    assert not queue._schedule.aside
 
 
 @pytest.mark.parametrize("purged", [False, True])

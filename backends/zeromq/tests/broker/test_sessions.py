@@ -170,15 +170,21 @@ def test_one_request_may_have_many_outcomes(tmp_path: Path) -> None:
     assert peer.send([Op.QUEUE_STATS, 8, "q"]) == [[Reply.OK, 8, [2, 1, 0, 0]]]
 
 
-@pytest.mark.parametrize("limit", [{"queue_messages": 3}, {"queue_bytes": 30}])
-def test_what_of_a_request_finds_room_is_queued(tmp_path: Path, limit: dict[str, int]) -> None:
-    """Messages that do not all fit are queued as far as they do, in order; the rest is refused."""
-    peer = Bench(tmp_path, **limit).peer()
+@pytest.mark.parametrize(
+    ("limit", "most", "said"),
+    [("queue_messages", 3, "3 of 3 messages"), ("queue_bytes", 30, "30 of 30 bytes")],
+)
+def test_what_of_a_request_finds_room_is_queued(
+    tmp_path: Path, limit: str, most: int, said: str
+) -> None:
+    """Messages that do not all fit are queued as far as they do; the rest is told what is full."""
+    peer = Bench(tmp_path, **{limit: most}).peer()
     peer.publish("first", bytes(10))
     messages = [[id_, bytes(10)] for id_ in "abcd"]
     ((_, _, outcomes),) = peer.send([Op.QUEUE_PUBLISH, 7, "q", messages])
     assert outcomes[:2] == [None, None]
     assert [code for code, _ in outcomes[2:]] == ["queue_full", "queue_full"]
+    assert all(said in text for _, text in outcomes[2:])
     assert peer.send([Op.QUEUE_STATS, 8, "q"]) == [[Reply.OK, 8, [3, 0, 0, 0]]]
 
 
